@@ -1,0 +1,1 @@
+"""Where pods come from: Kubernetes, or processes of this machine."""

@@ -1,0 +1,3 @@
+"""The trainer: what runs inside every pod."""
+
+__version__ = "0.1.0"
