@@ -22,15 +22,15 @@ class Env:
     RANK = "RANK"  # by the operator where a pod holds one process, else by the launcher per process
     LOCAL_RANK = "LOCAL_RANK"  # likewise
     # What a plain `torchrun train.py` reads, so that it needs no flag.
-    PET_NNODES = "PET_NNODES"
-    PET_NPROC_PER_NODE = "PET_NPROC_PER_NODE"
-    PET_NODE_RANK = "PET_NODE_RANK"
-    PET_MASTER_ADDR = "PET_MASTER_ADDR"
-    PET_MASTER_PORT = "PET_MASTER_PORT"
+    PET_NNODES = "PET_NNODES"  # as NNODES, for torchrun
+    PET_NPROC_PER_NODE = "PET_NPROC_PER_NODE"  # as LOCAL_WORLD_SIZE, for torchrun
+    PET_NODE_RANK = "PET_NODE_RANK"  # as NODE_RANK, for torchrun
+    PET_MASTER_ADDR = "PET_MASTER_ADDR"  # as MASTER_ADDR, for torchrun
+    PET_MASTER_PORT = "PET_MASTER_PORT"  # as MASTER_PORT, for torchrun
     # Ours.
     CONTRACT = "ADTS_CONTRACT_VERSION"  # CONTRACT_VERSION of the writer
-    JOB_NAME = "ADTS_JOB_NAME"
-    JOB_NAMESPACE = "ADTS_JOB_NAMESPACE"
+    JOB_NAME = "ADTS_JOB_NAME"  # name of the job
+    JOB_NAMESPACE = "ADTS_JOB_NAMESPACE"  # namespace of the job
     JOB_UID = "ADTS_JOB_UID"  # the fence: launchers of another job are turned away
     ATTEMPT = "ADTS_ATTEMPT"  # the fence: launchers and checkpoints of older attempts are turned away
     POD_NAME = "ADTS_POD_NAME"  # for logs and status
@@ -42,23 +42,28 @@ class Env:
     DEVICE = "ADTS_DEVICE"  # cpu or cuda: what training.device resolved to
     START_TIMEOUT = "ADTS_START_TIMEOUT_SECONDS"  # bound of the start proof
     GRACE = "ADTS_GRACE_SECONDS"  # seconds between SIGTERM and SIGKILL
+    THREADS = "ADTS_THREADS"  # intra-op threads of one process; only by `adts run`, whose pods share the machine
+    TERMINATION_FILE = "ADTS_TERMINATION_FILE"  # where the launcher leaves its last PodStatus; default TERMINATION_FILE
 
 
 RESERVED_ENV = frozenset(v for k, v in vars(Env).items() if not k.startswith("_"))
 """Names a user's template must not set."""
 
+TERMINATION_FILE = "/dev/termination-log"  # the kubelet copies it into the container's terminated message
+TERMINATION_BYTES = 4096  # and no more than this
+
 CONTAINER = "trainer"  # completion is read from this container, whatever sidecars do
 
 MOUNT_CONFIG = "/etc/adts"  # the ConfigMap; the resource is CONFIG_FILE in it
-CONFIG_FILE = "training.yaml"
+CONFIG_FILE = "training.yaml"  # the defaulted resource
 MOUNT_TOKEN = "/etc/adts-token"  # the Secret; the token is TOKEN_FILE in it
-TOKEN_FILE = "token"
+TOKEN_FILE = "token"  # what launchers show each other
 MOUNT_DATA = "/data"  # claim of spec.data
 MOUNT_CHECKPOINTS = "/checkpoints"  # claim of spec.checkpoint
 MOUNT_SHM = "/dev/shm"  # memory-backed emptyDir: NCCL, heartbeats
 
-MASTER_PORT = 29500
-LAUNCHER_PORT = 29400
+MASTER_PORT = 29500  # rank 0's TCPStore
+LAUNCHER_PORT = 29400  # HTTP of every pod's launcher: /status /metrics /healthz /stacks
 
 MAX_NAME_LENGTH = 50  # `<job>-<index>-<attempt>` must stay a DNS label of 63
 
@@ -66,14 +71,14 @@ LABEL_JOB = "adts.dev/job"  # name of the job; on every child, by the operator
 LABEL_JOB_UID = "adts.dev/job-uid"  # UID of the job; children are found by it
 LABEL_ATTEMPT = "adts.dev/attempt"  # attempt a pod belongs to; older ones are never counted and always deleted
 LABEL_INDEX = "adts.dev/index"  # node rank of a pod
-LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
-MANAGED_BY = "adts"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"  # always MANAGED_BY; on every child
+MANAGED_BY = "adts"  # value of LABEL_MANAGED_BY
 
 
 class ExitCode(IntEnum):
     """Exit codes of the launcher, of its ranks and of the `adts` command."""
 
-    OK = 0
+    OK = 0  # done
     CRASH = 1  # an exception nobody expected
     BAD_CONFIG = 2  # the manifest, its environment or a command line is wrong
     USER_CODE = 3  # the user's own model or factory raised
@@ -90,8 +95,8 @@ class ExitCode(IntEnum):
     NO_PROGRESS = 70  # three rounds in place without a new step
     OUT_OF_MEMORY = 71  # host or device memory
     HUNG = 75  # killed by the hang watchdog
-    COMMAND_NOT_EXECUTABLE = 126  # spec.command
-    COMMAND_NOT_FOUND = 127  # spec.command
+    COMMAND_NOT_EXECUTABLE = 126  # spec.command is not executable
+    COMMAND_NOT_FOUND = 127  # spec.command is not in the image
     INTERRUPTED = 130  # Ctrl-C at `adts run`, after saving
 
 
@@ -125,9 +130,9 @@ class ConditionType(StrEnum):
 
     VALID = "Valid"  # the spec can be run
     RUNNING = "Running"  # every worker trains
-    SUSPENDED = "Suspended"
-    COMPLETE = "Complete"
-    FAILED = "Failed"
+    SUSPENDED = "Suspended"  # runPolicy.suspend took the pods away
+    COMPLETE = "Complete"  # every worker ended with 0
+    FAILED = "Failed"  # no further attempt will be made
     PROGRESS_UNREACHABLE = "ProgressUnreachable"  # the lead pod does not answer; never treated as a hang
 
 
@@ -151,3 +156,5 @@ class Reason(StrEnum):
     SUSPENDED = "SuspendedByUser"
     RESUMED = "ResumedByUser"
     TRAINING_FINISHED = "TrainingFinished"
+    LEAD_SILENT = "LeadSilent"
+    LEAD_ANSWERS = "LeadAnswers"

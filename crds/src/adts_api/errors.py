@@ -1,9 +1,9 @@
-"""Errors a user can act on: one message and an exit code of the contract. Everything else is a bug and keeps its traceback.
+"""Errors a user can act on: one message and an exit code of the contract. All else is a bug with a traceback.
 
-    AdtsError
-    ├── ManifestError      the manifest is wrong: every field error at once        BAD_CONFIG
-    ├── ConfigError        environment, command line or machine does not fit       BAD_CONFIG
-    └── (adts_trainer.errors: data, checkpoints, peers, devices, storage, user code)
+AdtsError
+├── ManifestError      the manifest is wrong: every field error at once        BAD_CONFIG
+├── ConfigError        environment, command line or machine does not fit       BAD_CONFIG
+└── (adts_trainer.errors: data, checkpoints, peers, devices, storage, user code)
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ PodState = Literal["starting", "running", "restarting", "stopping", "succeeded",
 
 
 class PodStatus(ApiModel):
-    """State of one pod; the lead pod's also speaks for the job. Unknown fields are ignored: a newer pod may say more."""
+    """State of one pod; the lead pod's also speaks for the job. Unknown fields are ignored: newer pods say more."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 
 from adts_api.v1alpha1 import Spec
 
 
 def divisors(n: int) -> list[int]:
-    """All divisors of n >= 1, ascending."""
-    return [d for d in range(1, n + 1) if n % d == 0]
+    """All divisors of n >= 1, ascending, in O(sqrt(n))."""
+    small = [d for d in range(1, isqrt(n) + 1) if n % d == 0]
+    return small + [n // d for d in reversed(small) if d * d != n]
 
 
 def nearest(value: int, candidates: list[int]) -> int:

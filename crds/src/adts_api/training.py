@@ -2,7 +2,7 @@
 
 Every model is frozen and refuses unknown fields. A field's docstring is its description in the CRD and in
 `docs/manifest.md`, so it states meaning and unit. A default is always the value the API server fills in;
-the default of a feature that has no code yet is its off value (see `cells.NOT_YET`).
+the default of a feature that has no code yet is its off value (see `cells.IMPLEMENTED`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class ApiModel(BaseModel):
         populate_by_name=True,
         use_attribute_docstrings=True,
         protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
 
@@ -62,12 +63,12 @@ class Offload(ApiModel):
 
 
 class Zero(ApiModel):
-    """Sharding of optimizer state (stage 1), gradients (2) and parameters (3) over the data ranks (ZeRO, 1910.02054)."""
+    """Sharding of optimizer state (stage 1), gradients (2), parameters (3) over the data ranks (ZeRO, 1910.02054)."""
 
-    stage: Literal[0, 1, 2, 3] = 0
+    stage: int = Field(0, ge=0, le=3)
     """0 replicates everything, 1 shards the optimizer state, 2 also the gradients, 3 also the parameters."""
     engine: Literal["auto", "ddp", "native", "deepspeed"] = "auto"
-    """`ddp` is torch DistributedDataParallel, `native` is FSDP2; `auto` takes ddp for stage 0 and native for the rest."""
+    """`ddp` is torch DistributedDataParallel, `native` is FSDP2; `auto` takes ddp at stage 0, else native."""
     shard_degree: int = Field(0, ge=0)
     """Data ranks that share one copy of the state; 0 means all of them."""
     offload: Offload = Field(default_factory=Offload)
@@ -90,9 +91,9 @@ class Precision(ApiModel):
 class Compression(ApiModel):
     """Lossy gradient compression over the slow mesh axis, with error feedback."""
 
-    method: Literal["none", "auto", "bf16", "fp16", "int8", "fp8", "onebit", "topk", "randomk", "powersgd", "custom"] = (
-        "none"
-    )
+    method: Literal[
+        "none", "auto", "bf16", "fp16", "int8", "fp8", "onebit", "topk", "randomk", "powersgd", "custom"
+    ] = "none"
     """Compressor; `auto` measures the link and decides."""
     factory: str = ""
     """Import path `package.module:callable` of a compressor of your own, for `custom`."""
@@ -131,7 +132,8 @@ class Model(ApiModel):
     """The network. Exactly one of `spec.model.type` and `spec.command` is set."""
 
     type: Literal["", "mlp", "gpt", "custom", "huggingface"] = ""
-    """`gpt` is a decoder-only transformer, `mlp` a fully connected net, `custom` your factory, `huggingface` a local folder."""
+    """`gpt`: a decoder-only transformer. `mlp`: a fully connected net. `custom`: your factory. `huggingface`: a local
+    folder."""
     shape: Literal["gpt2", "llama"] = "gpt2"
     """gpt only. gpt2: LayerNorm, learned positions, GELU, biases. llama: RMSNorm, RoPE, SwiGLU, no biases."""
     layers: int = Field(4, ge=1)
@@ -143,9 +145,10 @@ class Model(ApiModel):
     key_value_heads: int = Field(0, ge=0)
     """gpt only. Heads of keys and values (grouped-query attention); must divide heads; 0 means as many as heads."""
     intermediate_size: int = Field(0, ge=0)
-    """gpt only. Width inside the feed-forward; 0 means 4 x hiddenSize (gpt2), 8/3 x hiddenSize in multiples of 64 (llama)."""
+    """gpt only. Width inside the feed-forward; 0 means 4 x hiddenSize (gpt2) or 8/3 x hiddenSize in multiples of 64
+    (llama)."""
     vocabulary_size: int = Field(0, ge=0)
-    """gpt only. Number of token ids; 0 takes it from the data."""
+    """Number of token ids, for gpt and for tokens or synthetic data of any model but mlp; 0 takes it from the data."""
     tie_embeddings: bool = True
     """gpt only. Use the token embedding as output matrix."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -181,7 +184,8 @@ class Data(ApiModel):
     """The samples."""
 
     type: Literal["", "tokens", "text", "jsonl", "tensors", "synthetic"] = ""
-    """`tokens` is a memmap of `adts data prepare`, `text` and `jsonl` are tokenised at start, `tensors` is safetensors for the mlp."""
+    """`tokens`: a memmap of `adts data prepare`. `text`, `jsonl`: tokenised at start. `tensors`: safetensors for mlp.
+    `synthetic`: made up, to measure speed."""
     path: str = ""
     """File, folder or glob pattern. Relative paths start where the trainer runs; `/data` is the mounted claim."""
     claim: str = ""
@@ -254,7 +258,8 @@ class Training(ApiModel):
     activation_checkpointing: Literal["none", "full"] = "none"
     """`full` recomputes every layer in the backward pass."""
     on_divergence: Literal["stop", "skip", "rollback"] = "stop"
-    """At a non-finite gradient or a loss spike: end the job, skip the step, or reload the last checkpoint and skip the step there."""
+    """At a non-finite gradient or a loss spike: end the job, skip the step, or reload the last checkpoint and skip the
+    step there."""
     loss_spike_factor: float = Field(0.0, ge=0)
     """A loss above this factor times the mean of the last 100 steps is a divergence; 0 looks at finiteness only."""
     log_every_steps: int = Field(10, ge=1)
@@ -267,7 +272,8 @@ class Checkpoint(ApiModel):
     """Saving and resuming. A checkpoint of any engine and world size loads into any other."""
 
     path: str = "/checkpoints"
-    """Folder for checkpoints, metrics and TensorBoard events. On a laptop /checkpoints is `<workdir>/<job>/checkpoints`."""
+    """Folder of checkpoints, metrics and TensorBoard events.
+    On a laptop /checkpoints is `<workdir>/<job>/checkpoints`."""
     claim: str = ""
     """PersistentVolumeClaim mounted at /checkpoints; empty gives a folder that ends with the pod."""
     every_steps: int = Field(0, ge=0)

@@ -5,10 +5,9 @@ One version, additive changes only. Descriptions in the CRD are the docstrings h
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
-from pydantic.alias_generators import to_camel
 
 from adts_api.training import (
     ApiModel,
@@ -72,7 +71,7 @@ class RunPolicy(ApiModel):
     """Pods deleted at the end: those still running, all, or none."""
     hang_timeout_seconds: int = Field(0, ge=0)
     """Seconds without a step after which the job counts as hung; 0 means never."""
-    permanent_exit_codes: list[int] = Field(default_factory=list)
+    permanent_exit_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(default_factory=list)
     """Exit codes, beside the contract's, that end the job without another attempt."""
 
 
@@ -124,7 +123,13 @@ class Spec(ApiModel):
     """Where and when the pods may run."""
 
 
-class Condition(ApiModel):
+class Observed(ApiModel):
+    """Base of what others write: unknown fields are ignored, a newer writer may say more; a loss may be NaN."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=True)
+
+
+class Condition(Observed):
     """A metav1.Condition."""
 
     type: str
@@ -141,7 +146,7 @@ class Condition(ApiModel):
     """Generation of the spec this was judged on."""
 
 
-class Restart(ApiModel):
+class Restart(Observed):
     """Why one attempt, or the processes inside a pod, had to start again."""
 
     time: str
@@ -160,11 +165,13 @@ class Restart(ApiModel):
     """What failed, with the last kilobyte of output."""
 
 
-class WorkerCounts(ApiModel):
+class WorkerCounts(Observed):
     """Pods of the current attempt."""
 
     desired: int = 0
     """Pods the spec asks for."""
+    created: int = 0
+    """Pods of the attempt, once all were seen: one missing after that is lost, one missing before is yet to be made."""
     ready: int = 0
     """Pods whose processes train."""
     succeeded: int = 0
@@ -173,7 +180,7 @@ class WorkerCounts(ApiModel):
     """Pods whose trainer ended otherwise."""
 
 
-class Progress(ApiModel):
+class Progress(Observed):
     """Where the training stands, as the lead pod says."""
 
     step: int = 0
@@ -194,7 +201,7 @@ class Progress(ApiModel):
     """When this was true, RFC 3339."""
 
 
-class CheckpointStatus(ApiModel):
+class CheckpointStatus(Observed):
     """The newest committed checkpoint."""
 
     step: int = 0
@@ -205,7 +212,7 @@ class CheckpointStatus(ApiModel):
     """When it was committed, RFC 3339."""
 
 
-class CommunicationStatus(ApiModel):
+class CommunicationStatus(Observed):
     """Traffic of the gradients."""
 
     wire_bytes_per_step: int = 0
@@ -216,19 +223,30 @@ class CommunicationStatus(ApiModel):
     """Seconds per step the computation waits for them."""
 
 
-class GpuSeconds(ApiModel):
-    """What the job cost."""
+class GpuSeconds(Observed):
+    """What the job cost. Brought up to date with every other change of the status."""
 
     total: float = 0.0
     """Device seconds held."""
     productive: float = 0.0
     """Of these, spent on steps that a checkpoint or the result kept."""
+    unsaved: float = 0.0
+    """Seconds trained since the newest checkpoint: the next one makes them productive, a restart loses them."""
+    at: str = ""
+    """Time up to which this is counted, RFC 3339."""
 
 
-class Status(ApiModel):
+class Backoff(Observed):
+    """What sets the delay before the next attempt."""
+
+    streak: int = 0
+    """Attempts in a row that ended without a newer checkpoint."""
+    checkpoint_step: int = 0
+    """Step of the newest checkpoint when the last attempt ended."""
+
+
+class Status(Observed):
     """What the operator observed; the schema of `.status`."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
     phase: Phase = "Pending"
     """Where the job is in its life."""
@@ -246,8 +264,12 @@ class Status(ApiModel):
     """When the first attempt began, RFC 3339."""
     finished_at: str = ""
     """When the job ended, RFC 3339."""
+    exit_code: int | None = None
+    """Exit code that ended the job: 0 after success; absent where no process decided it."""
     failures: int = 0
     """Attempts that failed and count against the backoff limit."""
+    backoff: Backoff = Field(default_factory=Backoff)
+    """What sets the delay before the next attempt."""
     rounds: int = 0
     """Restarts of processes inside the pods, over all attempts."""
     restarts: list[Restart] = Field(default_factory=list)
@@ -266,10 +288,8 @@ class Status(ApiModel):
     """What the job cost."""
 
 
-class Metadata(ApiModel):
+class Metadata(Observed):
     """The part of ObjectMeta the core reads; the rest passes through untouched."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
     name: str
     """A DNS label of at most 50 characters."""

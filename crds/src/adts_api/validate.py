@@ -1,12 +1,108 @@
-"""The one validation function: CLI, operator and trainer call `parse`; every error is reported at once."""
+"""The one validation function: CLI, operator and trainer call `parse`; every error is reported at once.
+
+First the structure (field names, types, bounds), then the rules across fields. A rule that reads a broken field
+keeps silent, so that no error follows from another.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 
-from adts_api.v1alpha1 import DistributedTraining
+from adts_api import rules_data, rules_layout, rules_model, rules_run, rules_template
+from adts_api.cells import not_yet_error, rule_engine_cell
+from adts_api.effects import EFFECTS, effect_errors
+from adts_api.errors import FieldError, ManifestError
+from adts_api.fields import Field, alias, spec_leaves
+from adts_api.structure import read_structure
+from adts_api.training import ApiModel
+from adts_api.v1alpha1 import DistributedTraining, Spec
+
+Rule = Callable[[Spec], Iterator[FieldError]]
+
+RULES: tuple[Rule, ...] = (
+    rules_model.rule_model_or_command,
+    rules_data.rule_data_type,
+    rules_data.rule_data_path,
+    rules_model.rule_steps,
+    rules_layout.rule_processes,
+    rules_layout.rule_device,
+    rules_template.rule_template,
+    rules_layout.rule_tensor,
+    rules_layout.rule_pipeline,
+    rule_engine_cell,
+    rules_layout.rule_shard_degree,
+    rules_layout.rule_bucket,
+    rules_layout.rule_global_batch,
+    rules_model.rule_heads,
+    rules_model.rule_key_value_heads,
+    rules_model.rule_factory,
+    rules_model.rule_huggingface_folder,
+    rules_model.rule_vocabulary,
+    rules_data.rule_synthetic,
+    rules_data.rule_local_paths,
+    rules_data.rule_claims,
+    rules_data.rule_checkpoint_folder,
+    rules_run.rule_schedule,
+    rules_run.rule_divergence,
+    rules_run.rule_deadlines,
+    *(partial(effect_errors, effect) for effect in EFFECTS),
+)
 
 
 def parse(manifest: dict[str, Any], source: str = "") -> DistributedTraining:
     """The typed resource of a manifest. Raises ManifestError with every field error; `source` names the file."""
-    return DistributedTraining.model_validate(manifest)
+    job, errors, broken = read_structure(manifest)
+    if "metadata.name" not in broken and "metadata" not in broken:
+        errors += rules_run.name_errors(job)
+    if "spec" not in broken:
+        errors += spec_errors(job.spec, broken)
+    if errors:
+        raise ManifestError(without_repetition(errors), source)
+    return job
+
+
+def spec_errors(spec: Spec, broken: set[str]) -> list[FieldError]:
+    """The errors across fields, and those of fields without code."""
+    view = cast(Spec, Guarded(spec, "spec", broken))
+    rules: list[Rule] = [*RULES, *(partial(not_yet, field) for field in spec_leaves().values())]
+    return [error for rule in rules for error in found_by(rule, view)]
+
+
+def found_by(rule: Rule, view: Spec) -> Iterator[FieldError]:
+    """What a rule finds before it meets a broken field."""
+    try:
+        yield from rule(view)
+    except BrokenFieldError:
+        return
+
+
+def not_yet(field: Field, spec: Spec) -> Iterator[FieldError]:
+    """The refusal of a field without code, if it is set."""
+    if error := not_yet_error(field, spec):
+        yield error
+
+
+def without_repetition(errors: list[FieldError]) -> list[FieldError]:
+    """The errors without those that ask for the same change of the same field again."""
+    return list({(error.path, error.fix): error for error in reversed(errors)}.values())[::-1]
+
+
+class BrokenFieldError(Exception):
+    """A rule read a field whose structure is broken."""
+
+
+class Guarded:
+    """A view of a model that stops a rule at the first broken field it reads."""
+
+    def __init__(self, model: ApiModel, path: str, broken: set[str]) -> None:
+        self._model, self._path, self._broken = model, path, broken
+
+    def __getattr__(self, name: str) -> Any:
+        info = type(self._model).model_fields[name]
+        path = f"{self._path}.{alias(name, info)}"
+        if path in self._broken:
+            raise BrokenFieldError(path)
+        value = getattr(self._model, name)
+        return Guarded(value, path, self._broken) if isinstance(value, ApiModel) else value

@@ -1,0 +1,130 @@
+"""Which fields, values and combinations have code. Validation, `docs/manifest.md` and the tests read this table.
+
+A field that is not listed in `IMPLEMENTED` is refused when it is set: a new field of the spec can be forgotten here,
+but never ignored in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from adts_api.errors import FieldError
+from adts_api.fields import Field, choices_of, is_set
+from adts_api.topology import resolved_engine
+from adts_api.v1alpha1 import Spec
+from adts_api.wording import one_of, show
+
+IMPLEMENTED: frozenset[str] = frozenset(
+    f"{block}.{field}".lstrip(".")
+    for block, fields in {
+        "": "image",
+        "workers": "replicas gpusPerWorker processesPerWorker template",
+        "parallelism": "microbatches",
+        "zero": "stage engine",
+        "precision": "dtype initialLossScale lossScaleInterval",
+        "communication": "bucketMegabytes",
+        "model": "type shape layers hiddenSize heads keyValueHeads intermediateSize vocabularySize tieEmbeddings"
+        " dropout ropeTheta inputSize outputSize factory arguments path pretrained",
+        "data": "type path claim tokenizer textField tokenType sequenceLength shuffle",
+        "data.evaluation": "path everySteps samples",
+        "optimizer": "name learningRate weightDecay beta1 beta2 epsilon momentum clipNorm",
+        "optimizer.schedule": "type warmupSteps decaySteps minRatio",
+        "training": "steps globalBatchSize device seed deterministic compile activationCheckpointing onDivergence"
+        " lossSpikeFactor logEverySteps tensorboard",
+        "checkpoint": "path claim everySteps keep asynchronous resume export",
+        "runPolicy": "suspend backoffLimit activeDeadlineSeconds startDeadlineSeconds gracePeriodSeconds"
+        " permanentExitCodes",
+    }.items()
+    for field in fields.split()
+)
+"""Fields of the spec that have code, by path."""
+
+NOT_YET_VALUES: dict[str, tuple[str, ...]] = {"optimizer.name": ("onebit-adam",)}
+"""Values without code, of fields that have some."""
+
+PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One engine at one ZeRO stage."""
+
+    engine: str
+    stage: int
+    precisions: tuple[str, ...] = ()
+    """Compute formats that run; none means that the cell is refused."""
+    reason: str = ""
+    """Why it is refused, as in `ddp with zero.stage 1 <reason>`."""
+    nearest: tuple[str, int] | None = None
+    """Engine and stage of the closest cell that runs."""
+
+    @property
+    def supported(self) -> bool:
+        return bool(self.precisions)
+
+
+CELLS: tuple[Cell, ...] = (
+    Cell("ddp", 0, PRECISIONS),
+    Cell("ddp", 1, reason="replicates all state and cannot shard it", nearest=("native", 2)),
+    Cell("ddp", 2, reason="replicates all state and cannot shard it", nearest=("native", 2)),
+    Cell("ddp", 3, reason="replicates all state and cannot shard it", nearest=("native", 3)),
+    Cell("native", 0, reason="is not supported yet", nearest=("ddp", 0)),
+    Cell("native", 1, reason="is not supported yet", nearest=("native", 2)),
+    Cell("native", 2, PRECISIONS),
+    Cell("native", 3, PRECISIONS),
+    Cell("deepspeed", 0, reason="clips gradients wrongly", nearest=("ddp", 0)),
+    Cell("deepspeed", 1, reason="is not supported yet", nearest=("native", 2)),
+    Cell("deepspeed", 2, reason="is not supported yet", nearest=("native", 2)),
+    Cell("deepspeed", 3, reason="is not supported yet", nearest=("native", 3)),
+)
+"""Every engine at every ZeRO stage."""
+
+
+def cell(engine: str, stage: int) -> Cell:
+    """The row of an engine and a ZeRO stage. Every pair has one."""
+    return next(row for row in CELLS if (row.engine, row.stage) == (engine, stage))
+
+
+def is_implemented(path: str) -> bool:
+    """Whether a field, by its path below spec, has code."""
+    return path in IMPLEMENTED
+
+
+def not_yet_error(field: Field, spec: Spec) -> FieldError | None:
+    """The refusal of a field, or of its value, that is set and has no code."""
+    if not is_set(field, spec):
+        return None
+    value, path = field.value(spec), f"spec.{field.path}"
+    shown = "" if isinstance(value, (dict, list)) else f"{value if isinstance(value, str) else show(value)} "
+    if not is_implemented(field.path):
+        return FieldError(path, f"{shown}is not supported yet", "remove it")
+    if value in NOT_YET_VALUES.get(field.path, ()):
+        fix = f"use {one_of(usable(choices_of(field.info), field.path))}"
+        return FieldError(path, f"{shown}is not supported yet", fix)
+    return None
+
+
+def usable(choices: tuple[str, ...], path: str) -> list[str]:
+    """The values of the field at a path below spec that have code."""
+    engines_without = {row.engine for row in CELLS} - {row.engine for row in CELLS if row.supported}
+    refused = engines_without if path == "zero.engine" else NOT_YET_VALUES.get(path, ())
+    return [choice for choice in choices if choice not in refused]
+
+
+def rule_engine_cell(spec: Spec) -> Iterator[FieldError]:
+    """Engine x stage x precision is a cell that runs."""
+    zero, engine = spec.zero, resolved_engine(spec)
+    if zero.engine == "auto" and engine == "deepspeed":
+        return  # offload chose it, and is refused itself
+    row = cell(engine, zero.stage)
+    if row.nearest:
+        nearest_engine, nearest_stage = row.nearest
+        if nearest_engine == engine:
+            yield FieldError("spec.zero.stage", f"{zero.stage} {row.reason}", f"use {nearest_stage}")
+            return
+        fix = nearest_engine if nearest_stage == zero.stage else f"{nearest_engine} with zero.stage {nearest_stage}"
+        yield FieldError("spec.zero.engine", f"{engine} with zero.stage {zero.stage} {row.reason}", f"use {fix}")
+    elif spec.precision.dtype not in row.precisions:
+        problem = f"{spec.precision.dtype} does not run with engine {engine} at zero.stage {zero.stage}"
+        yield FieldError("spec.precision.dtype", problem, f"use {one_of(row.precisions)}")
