@@ -33,8 +33,8 @@ IMPLEMENTED: frozenset[str] = frozenset(
         "training": "steps globalBatchSize device seed deterministic compile activationCheckpointing onDivergence"
         " lossSpikeFactor logEverySteps tensorboard",
         "checkpoint": "path claim everySteps keep asynchronous resume export",
-        "runPolicy": "suspend backoffLimit activeDeadlineSeconds startDeadlineSeconds gracePeriodSeconds"
-        " permanentExitCodes",
+        "runPolicy": "suspend cleanPodPolicy backoffLimit activeDeadlineSeconds startDeadlineSeconds"
+        " gracePeriodSeconds permanentExitCodes",
     }.items()
     for field in fields.split()
 )

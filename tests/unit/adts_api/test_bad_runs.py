@@ -78,10 +78,6 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["runPolicy.hangTimeoutSeconds=60"],
         ["spec.runPolicy.hangTimeoutSeconds: 60 is not supported yet; remove it"],
     ),
-    "clean-up of all pods": (
-        ["runPolicy.cleanPodPolicy=All"],
-        ["spec.runPolicy.cleanPodPolicy: All is not supported yet; remove it"],
-    ),
     "command": (
         ["model=null", "data=null", "training=null", "command=[torchrun, train.py]"],
         ["spec.command: is not supported yet; remove it"],

@@ -1,0 +1,1 @@
+"""Subcommands of `adts`, a module each; loaded only when they are called."""
