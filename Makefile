@@ -49,7 +49,7 @@ verify: venv ## fail if a generated file differs from its source
 	@$(BIN)/python -m adts_api.crd --check
 
 bench: venv ## step time against a bare torch DDP loop, start-up time, restart time
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -s -p no:timeout tests/perf
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -s --timeout=600 tests/perf
 
 image: ## build both images with docker or buildah
 	@tool=$$(command -v docker || command -v buildah) || { echo "make image needs docker or buildah"; exit 2; }; \

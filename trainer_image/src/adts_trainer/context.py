@@ -42,3 +42,8 @@ class RankContext:
     def heartbeat_path(self) -> Path:
         """This rank's heartbeat file."""
         return self.run_dir / f"rank-{self.rank}.json"
+
+    @property
+    def stacks_path(self) -> Path:
+        """Where SIGUSR1 writes this rank's Python stacks."""
+        return self.run_dir / f"stacks-{self.rank}.txt"

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from adts_api.contract import ExitCode
 from adts_api.errors import AdtsError
+from adts_api.training import Model
 
 
 class UserCodeError(AdtsError):
@@ -82,3 +88,77 @@ class DeviceMemoryError(AdtsError):
     """Host or device memory is exhausted."""
 
     exit_code = ExitCode.OUT_OF_MEMORY
+
+
+_STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ESTALE})
+_LOST_PEER_WORDS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Socket closed",
+    "gloo/transport",
+    "connectFullMesh",
+    "remote process exited",
+    "NCCL communicator was aborted",
+    "recvBytes",
+    "Timed out waiting",
+)
+"""How gloo, NCCL and the TCPStore say that the other side is gone. They raise bare RuntimeErrors."""
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Whether the disk is full, read-only or gone."""
+    return isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another process is gone."""
+    if _is_a(error, "DistError"):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST_PEER_WORDS)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether host or device memory is exhausted."""
+    if isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError"):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def classify(error: BaseException) -> tuple[ExitCode, str]:
+    """The contract's exit code of a failure and its message for people. No torch is needed: types go by name."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, AdtsError):
+        return error.exit_code, str(error)
+    if is_storage_failure(error):
+        return ExitCode.STORAGE, f"{error}; free some space or fix the mount, then start again"
+    if is_out_of_memory(error):
+        return ExitCode.OUT_OF_MEMORY, (
+            f"out of memory: {first_line}; use more spec.parallelism.microbatches, a smaller "
+            "spec.training.globalBatchSize, spec.training.activationCheckpointing: full, or zero.stage 3"
+        )
+    if is_lost_peer(error):
+        return ExitCode.LOST_PEER, f"another process of the job is gone: {first_line}"
+    return ExitCode.CRASH, f"{type(error).__name__}: {first_line}"
+
+
+@contextmanager
+def blame_user_code(model: Model) -> Iterator[None]:
+    """Turn an exception of a user's own model into UserCodeError with its last frame; others pass."""
+    try:
+        yield
+    except AdtsError:
+        raise
+    except Exception as error:
+        if model.type != "custom" or is_lost_peer(error) or is_out_of_memory(error):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserCodeError(
+            f"spec.model.factory: {model.factory} raised {type(error).__name__}: {error} "
+            f"({frame.filename}:{frame.lineno} in {frame.name})"
+        ) from error
+
+
+def _is_a(error: BaseException, name: str) -> bool:
+    return any(base.__name__ == name for base in type(error).__mro__)

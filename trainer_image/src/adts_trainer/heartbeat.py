@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -52,14 +51,16 @@ class HeartbeatWriter:
             self._written = now
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text(json.dumps(asdict(self.current)))
-            os.replace(temporary, self._path)
+            temporary.replace(self._path)
 
 
 def read(path: Path) -> Heartbeat | None:
-    """The heartbeat in a file, or None before the first one."""
+    """The heartbeat in a file, or None before the first one or where it is none."""
     try:
         raw = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
+        return None
+    if not isinstance(raw, dict):
         return None
     known = {f.name for f in fields(Heartbeat)}
     return Heartbeat(**{k: v for k, v in raw.items() if k in known})

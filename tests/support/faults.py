@@ -1,0 +1,77 @@
+"""What can be done to a rank before it starts: other data, a full disk, a slow or failing model. Importable in ranks."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from adts_trainer import session
+from adts_trainer.batch import IGNORED_TARGET, Batch
+from adts_trainer.context import RankContext
+from adts_trainer.data.dataset import Dataset
+
+
+class UnevenTargets:
+    """A data set whose sample `id` carries no loss in its first 2 (id mod 7) positions."""
+
+    def __init__(self, inner: Dataset) -> None:
+        self._inner = inner
+        self.facts, self.tokens_per_sample = inner.facts, inner.tokens_per_sample
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def batch(self, ids: np.ndarray, keys: np.ndarray) -> Batch:
+        batch = self._inner.batch(ids, keys)
+        targets = batch.targets.clone()
+        for row, number in enumerate(ids):
+            targets[row, : 2 * (int(number) % 7)] = IGNORED_TARGET
+        return replace(batch, targets=targets)
+
+
+def uneven_targets(context: RankContext) -> None:
+    """Train on samples with different numbers of targets."""
+    original = session.open_dataset
+    session.open_dataset = lambda *args, **kwargs: UnevenTargets(original(*args, **kwargs))
+
+
+def disk_full_on_rank_1(context: RankContext) -> None:
+    """No space left when rank 1 writes a checkpoint after the first one."""
+    _fail_sync(context, 1, after=1, number=errno.ENOSPC)
+
+
+def read_only_on_rank_0(context: RankContext) -> None:
+    """The file system of the lead is read-only when it commits its second checkpoint."""
+    _fail_sync(context, 0, after=6, number=errno.EROFS)
+
+
+def _fail_sync(context: RankContext, rank: int, *, after: int, number: int) -> None:
+    if context.rank != rank:
+        return
+    original, calls = os.fsync, 0
+
+    def fsync(descriptor: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise OSError(number, os.strerror(number))
+        original(descriptor)
+
+    os.fsync = fsync
+
+
+def slow_steps(context: RankContext) -> None:
+    """Steps of at least 20 ms, so that a signal meets a running job."""
+    import time
+
+    original = session.Session.run_step
+
+    def run_step(self: session.Session, stop: bool) -> Any:
+        time.sleep(0.02)
+        return original(self, stop)
+
+    session.Session.run_step = run_step  # type: ignore[method-assign]

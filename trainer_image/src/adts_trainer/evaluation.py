@@ -1,0 +1,71 @@
+"""Held-out loss: every rank takes its part of the samples, the sums are added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from adts_trainer.batch import Batch
+from adts_trainer.data.dataset import Dataset
+from adts_trainer.distributed_setup import Processes
+from adts_trainer.model import forward
+from adts_trainer.parallel.data import ParallelModel
+from adts_trainer.precision import Formats
+
+
+class Evaluator:
+    """Mean loss per valid target over the first `samples` of a held-out data set."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        samples: int,
+        batch_size: int,
+        model: ParallelModel,
+        processes: Processes,
+        formats: Formats,
+    ) -> None:
+        """`samples` 0 takes all. `batch_size` is one rank's, for one forward pass."""
+        self._dataset, self._batch_size, self._model = dataset, batch_size, model
+        self._samples = min(samples or len(dataset), len(dataset))
+        self._processes, self._formats = processes, formats
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The held-out loss; every rank calls it and gets the same. The model is left in training mode."""
+        module = self._model.bare.eval()
+        total = torch.zeros((), dtype=self._formats.master, device=self._processes.device)
+        valid = 0
+        for batch, count in self._batches():
+            on_device = batch.to(self._processes.device, self._formats.master)
+            if self._model.is_sharded:
+                output = forward(module, on_device)
+            else:
+                with self._formats.autocast(self._processes.device):
+                    output = forward(module, on_device)
+            if count:
+                own = first(on_device, count)
+                total += self._model.built.loss(output[:count], own)
+                valid += first(batch, count).valid
+        module.train()
+        self._model.reshard()
+        loss_sum, valid_sum = self._processes.sum_later(total.item(), valid).wait()
+        return loss_sum / max(1.0, valid_sum)
+
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
+        """Batches of one size and how many of their samples count: all ranks make the same number of equal forward
+        passes, which sharding and compilation want, and a rank that has run out repeats a sample for nothing."""
+        ranks, size = self._processes.data_ranks, self._batch_size
+        for start in range(0, self._samples, ranks * size):
+            ids = np.arange(start, start + ranks * size)[self._processes.data_rank :: ranks]
+            count = int((ids < self._samples).sum())
+            ids = np.minimum(ids, self._samples - 1)
+            yield self._dataset.batch(ids, np.zeros(size, dtype=np.int64)), count
+
+
+def first(batch: Batch, count: int) -> Batch:
+    """The first samples of a batch."""
+    return replace(batch, inputs=batch.inputs[:count], targets=batch.targets[:count], keys=batch.keys[:count])

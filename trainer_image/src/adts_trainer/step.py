@@ -1,0 +1,170 @@
+"""One optimizer step: forward, backward, judgement, update."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adts_api.v1alpha1 import Spec
+from adts_trainer.batch import Batch
+from adts_trainer.distributed_setup import PendingSum, Processes
+from adts_trainer.divergence import Evidence, Policy, Verdict, judge, problem
+from adts_trainer.errors import UserCodeError, blame_user_code
+from adts_trainer.feed import Feed, Share
+from adts_trainer.model import forward
+from adts_trainer.optimizer import clip_factor, global_norm, learning_rate, local_gradients, scale_gradients
+from adts_trainer.parallel.data import ParallelModel
+from adts_trainer.precision import Formats, LossScaler
+from adts_trainer.state import TrainState
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of a step, equal on all ranks."""
+
+    verdict: Verdict
+    problem: str
+    """What was wrong; empty if nothing was."""
+    gradient_norm: float
+    """Global norm before clipping."""
+    learning_rate: float
+    loss: float | None
+    """Global loss per valid target; None where nobody asked for it."""
+    digest: int
+    """`feed.Share.digest` over all ranks."""
+    stop: bool
+    """Some rank was told to stop."""
+
+
+class Step:
+    """Runs steps. Besides the engine's gradient traffic there is one small collective a step, hidden behind the first
+    forward pass, and a second one only where the loss is wanted."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: ParallelModel,
+        optimizer: torch.optim.Optimizer,
+        scaler: LossScaler,
+        feed: Feed,
+        formats: Formats,
+        processes: Processes,
+    ) -> None:
+        self._spec, self._model, self._optimizer, self._scaler = spec, model, optimizer, scaler
+        self._feed, self._formats, self._processes = feed, formats, processes
+        self._policy = Policy(spec.training.on_divergence, spec.training.loss_spike_factor)
+        self._parameters = list(model.bare.parameters())
+        self._is_checked = False
+
+    def run(self, state: TrainState, *, stop: bool, want_loss: bool, checkpoint_step: int | None) -> StepResult:
+        """Do step `state.step`, update the parameters if the verdict is APPLY, and advance the state past it unless
+        the verdict is ROLLBACK or STOP."""
+        if state.step in state.skipped:  # on the way back from a rollback
+            return self._leave_out(state)
+        share = self._feed.take(state.step, state.consumed)
+        totals = self._processes.sum_later(share.valid, stop, share.digest)
+        self._seed(state.step)
+        local_loss, (valid, stops, digest) = self._accumulate(share, totals)
+        if state.step + 1 < self._spec.training.steps:
+            self._feed.prepare(state.step + 1, state.consumed + self._spec.training.global_batch_size)
+
+        gradients = self._gradients()
+        norm = global_norm(gradients, sharded=self._model.is_sharded) / self._scaler.scale
+        loss = None
+        if want_loss or self._policy.spike_factor:
+            loss = self._processes.sum_later(local_loss.item()).wait()[0] / max(1.0, valid)
+        evidence = Evidence(
+            state.step, norm, loss, state.recent, state.skipped, checkpoint_step, self._scaler.absorbs_overflow
+        )
+        verdict = judge(self._policy, evidence)
+        rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
+        self._conclude(verdict, state, gradients, norm, rate, loss)
+        return StepResult(verdict, problem(self._policy, evidence), norm, rate, loss, int(digest), stops > 0)
+
+    def rehearse(self) -> None:
+        """Run one micro-batch and forget it. DDP lays out its buckets anew after its first backward pass, and the order
+        of a sum over three and more ranks depends on the layout: only so a resumed run adds like an uninterrupted one.
+        """
+        if self._model.replica is not None and self._processes.data_ranks > 2:
+            batch = self._feed.take(0, 0).micro_batches[0]
+            self._model.built.loss(self._forward(batch), batch).backward()
+            self._optimizer.zero_grad(set_to_none=True)
+
+    def _accumulate(self, share: Share, totals: PendingSum) -> tuple[Tensor, list[float]]:
+        """Gradients of sum of losses / valid targets of the whole step, times the loss scale.
+
+        Returns this rank's sum of losses (0-dim, on the device) and the totals.
+        """
+        loss_sum = torch.zeros((), dtype=self._formats.master, device=self._processes.device)
+        sums: list[float] = []
+        factor = 0.0
+        for index, batch in enumerate(share.micro_batches):
+            with self._model.micro_batch(last=index + 1 == len(share.micro_batches)), blame_user_code(self._spec.model):
+                loss = self._model.built.loss(self._forward(batch), batch)
+                if not sums:
+                    sums = totals.wait()
+                    factor = self._scaler.scale * self._model.gradient_divisor / max(1.0, sums[0])
+                (loss * factor).backward()
+                loss_sum += loss.detach()
+        return loss_sum, sums
+
+    def _forward(self, batch: Batch) -> Tensor:
+        if self._model.is_sharded:
+            return forward(self._model.trained, batch)
+        with self._formats.autocast(self._processes.device):
+            return forward(self._model.trained, batch)
+
+    def _gradients(self) -> list[Tensor]:
+        if not self._is_checked:
+            self._require_gradients()
+            self._is_checked = True
+        return local_gradients(self._parameters)
+
+    def _require_gradients(self) -> None:
+        """Under ddp a parameter without gradient would never be reduced, under AdamW never decayed."""
+        named = self._model.bare.named_parameters()
+        idle = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+        if idle:
+            raise UserCodeError(
+                f"spec.model: {len(idle)} parameters took no part in the loss ({', '.join(idle[:5])}); use them in "
+                "forward, or set requires_grad = False"
+            )
+
+    def _conclude(
+        self, verdict: Verdict, state: TrainState, gradients: list[Tensor], norm: float, rate: float, loss: float | None
+    ) -> None:
+        if verdict is Verdict.APPLY:
+            scale_gradients(gradients, clip_factor(norm, self._spec.optimizer.clip_norm) / self._scaler.scale)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+            self._scaler.stepped()
+            if loss is not None and self._policy.spike_factor:
+                state.recent.append(loss)
+        elif verdict is Verdict.OVERFLOW:
+            self._scaler.overflowed()
+        else:
+            state.skipped.add(state.step)
+        self._optimizer.zero_grad(set_to_none=True)
+        if verdict not in (Verdict.ROLLBACK, Verdict.STOP):
+            self._advance(state)
+
+    def _leave_out(self, state: TrainState) -> StepResult:
+        rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
+        self._advance(state)
+        return StepResult(Verdict.SKIP, "left out", 0.0, rate, None, 0, False)
+
+    def _advance(self, state: TrainState) -> None:
+        state.step += 1
+        state.consumed += self._spec.training.global_batch_size
+
+    def _seed(self, step: int) -> None:
+        """Random numbers that a user's model draws depend on the step, not on what ran before: resumes are exact."""
+        text = f"{self._spec.training.seed}/{step}/{self._processes.data_rank}"
+        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed also queues a call for every absent GPU
+        if self._processes.device.type == "cuda":
+            torch.cuda.manual_seed(number)
