@@ -9,12 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.launchers import get, wait_until
 
 from adts_api.contract import ExitCode
 from adts_trainer.output import LINE_LIMIT
+from support.launchers import get, jobs, wait_until
 
 pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture
+def job(tmp_path):
+    yield from jobs(tmp_path)
 
 
 def test_every_line_carries_its_rank(job):
@@ -71,11 +76,15 @@ def test_the_launcher_itself_imports_no_torch(tmp_path):
     [
         pytest.param(["--wrong"], {}, ExitCode.BAD_CONFIG, "usage: python -m adts_trainer", id="unknown option"),
         pytest.param(
-            [], {"ADTS_CONFIG": "/nowhere.yaml"}, ExitCode.BAD_CONFIG, "ADTS_CONFIG: /nowhere.yaml is not a file", id="no file"
+            [],
+            {"ADTS_CONFIG": "/nowhere.yaml"},
+            ExitCode.BAD_CONFIG,
+            "ADTS_CONFIG: /nowhere.yaml is not a file",
+            id="no file",
         ),
-        pytest.param([], {"MASTER_PORT": "x"}, ExitCode.BAD_CONFIG, "MASTER_PORT: 'x' is not a whole number", id="port"),
+        pytest.param([], {"MASTER_PORT": "x"}, ExitCode.BAD_CONFIG, "MASTER_PORT: 'x' is not a whole", id="port"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_start_ends_in_one_message(tmp_path, arguments, environ, code, message):
     ended = python(["-m", "adts_trainer", *arguments], tmp_path, **environ)
     assert ended.returncode == code

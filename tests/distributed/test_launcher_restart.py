@@ -6,12 +6,17 @@ import os
 import signal
 
 import pytest
-from support.launchers import is_alive
 
 from adts_api.contract import ExitCode
 from adts_api.pod_status import PodStatus
+from support.launchers import is_alive, jobs, parent_of
 
 pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture
+def job(tmp_path):
+    yield from jobs(tmp_path)
 
 
 def test_a_job_ends_when_all_ranks_have_finished(job):
@@ -113,8 +118,7 @@ def test_a_killed_fork_server_is_started_again(job):
     one.start()
     one.wait_for_step(1, 0, 2)
     pid = one.trace()[0][3]
-    with open(f"/proc/{pid}/stat") as stat:
-        fork_server = int(stat.read().rsplit(")", 1)[1].split()[1])
+    fork_server = parent_of(pid)
     os.kill(fork_server, signal.SIGKILL)
     one.wait_for_step(1, 1, 2)
     assert not is_alive(pid)

@@ -7,11 +7,17 @@ import signal
 import time
 
 import pytest
-from support.launchers import is_alive, wait_until
 
 from adts_api.contract import ExitCode
+from support.launchers import is_alive, jobs, parent_of, wait_until
 
 pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture
+def job(tmp_path):
+    yield from jobs(tmp_path)
+
 
 LONG = {"steps": 2000, "step_seconds": 0.02}
 
@@ -74,8 +80,7 @@ def test_no_rank_and_no_fork_server_outlives_a_killed_launcher(job):
     (pod,) = one.start()
     one.wait_for_step(1, 0, 3)
     pids = {pid for _, _, _, pid, _ in one.trace()}
-    with open(f"/proc/{min(pids)}/stat") as stat:
-        pids.add(int(stat.read().rsplit(")", 1)[1].split()[1]))
+    pids.add(parent_of(min(pids)))
     assert len(pids) == 3
     pod.kill()
     wait_until(lambda: not any(is_alive(pid) for pid in pids), seconds=2.0)

@@ -46,7 +46,7 @@ def disk_full_on_rank_1(context: RankContext) -> None:
 
 def read_only_on_rank_0(context: RankContext) -> None:
     """The file system of the lead is read-only when it commits its second checkpoint."""
-    _fail_sync(context, 0, after=6, number=errno.EROFS)
+    _fail_sync(context, 0, after=12, number=errno.EROFS)
 
 
 def _fail_sync(context: RankContext, rank: int, *, after: int, number: int) -> None:
@@ -73,5 +73,42 @@ def slow_steps(context: RankContext) -> None:
     def run_step(self: session.Session, stop: bool) -> Any:
         time.sleep(0.02)
         return original(self, stop)
+
+    session.Session.run_step = run_step  # type: ignore[method-assign]
+
+
+def without_compiler(context: RankContext) -> None:
+    """No C++ compiler is on PATH."""
+    os.environ["PATH"] = "/nonexistent"
+    os.environ.pop("CXX", None)
+
+
+def count_collectives(context: RankContext) -> None:
+    """Print the bytes of all inputs of collectives in each step, the control sums in fp64 left out."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    inputs = {"allreduce_": 0, "_allgather_base_": 1, "_reduce_scatter_base_": 1}
+
+    class Counter(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.total = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func._schema.name.removeprefix("c10d::")
+            if name in inputs:  # broadcasts happen once, when DDP lays out its buckets
+                given = args[inputs[name]]
+                for tensor in given if isinstance(given, list) else [given]:
+                    self.total += tensor.nbytes if tensor.dtype != torch.float64 else 0
+            return func(*args, **(kwargs or {}))
+
+    original = session.Session.run_step
+
+    def run_step(self: session.Session, stop: bool) -> Any:
+        with Counter() as counter:
+            result = original(self, stop)
+        print(f"counted {counter.total}", flush=True)
+        return result
 
     session.Session.run_step = run_step  # type: ignore[method-assign]

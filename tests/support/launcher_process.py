@@ -1,4 +1,4 @@
-"""A real launcher in its own process, with a toy rank instead of the trainer: `python -m support.launcher_process JSON`."""
+"""A real launcher with a toy rank instead of the trainer: `python -m support.launcher_process JSON`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def parent_of(pid: int) -> int:
+    """PID of a process's parent: of a rank's, the fork server."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def get(port: int, path: str) -> str:
@@ -125,3 +130,16 @@ class Job:
             if pod.poll() is None:
                 os.kill(pod.pid, signal.SIGKILL)
                 pod.wait()
+
+
+def jobs(folder: Path) -> Iterator[Callable[..., Job]]:
+    """The body of a fixture: gives a maker of jobs in a test's folder, and ends what is left of them."""
+    made: list[Job] = []
+
+    def make(script: dict[str, Any], **options: Any) -> Job:
+        made.append(Job(folder, script, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

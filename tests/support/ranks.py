@@ -65,7 +65,7 @@ class Finished:
 
     def expect(self, code: int = 0) -> Finished:
         """This, if every rank ended with `code`."""
-        assert self.exit_codes == [code] * len(self.exit_codes), (self.exit_codes, self.errors, self.output)
+        assert self.exit_codes == [code] * len(self.exit_codes), (self.exit_codes, self.errors, self.output[-3000:])
         return self
 
     @property
@@ -75,7 +75,7 @@ class Finished:
 
 def custom(factory: str, **arguments: Any) -> dict[str, Any]:
     """`spec.model` for a model of `support.user_models`."""
-    return {"type": "custom", "factory": f"support.user_models:{factory}", "arguments": arguments}
+    return {"type": "custom", "factory": f"support.user_models:{factory}", "arguments": arguments, "vocabularySize": 61}
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -136,6 +136,8 @@ def run_job(
     uid: str = "job",
     prepare: Callable[[RankContext], None] | None = None,
     watch: Watch | None = None,
+    port: int | None = None,
+    start_timeout: float = 30.0,
     timeout: float = 60.0,
 ) -> Finished:
     """Run a job of `world` ranks to its end with its checkpoints in `folder`.
@@ -152,8 +154,8 @@ def run_job(
     full.setdefault("checkpoint", {}).setdefault("path", str(folder / "checkpoints"))
     manifest = {"apiVersion": "adts.dev/v1alpha1", "kind": "DistributedTraining", "metadata": {"name": "job"}}
     config.write_text(yaml.safe_dump({**manifest, "spec": full}))
-    place = Place(run_dir, free_port(), attempt, round_, uid)
-    contexts = [place.context(number, world) for number in range(world)]
+    place = Place(run_dir, port or free_port(), attempt, round_, uid)
+    contexts = [place.context(number, world, start_timeout_seconds=start_timeout) for number in range(world)]
     processes: list[BaseProcess] = [
         _FORKSERVER.Process(target=_start, args=(context, str(config), run_dir / "output.txt", prepare))
         for context in contexts
@@ -182,6 +184,14 @@ def run_job(
         Path(full["checkpoint"]["path"]),
         (run_dir / "output.txt").read_text(),
     )
+
+
+def wait_for_step(beats: Callable[[], list[Heartbeat | None]], step: int, timeout: float = 30.0) -> None:
+    """Return once every rank has done `step` steps."""
+    deadline = time.monotonic() + timeout
+    while not all(beat is not None and beat.step >= step for beat in beats()):
+        assert time.monotonic() < deadline, beats()
+        time.sleep(0.01)
 
 
 def _start(context: RankContext, config: str, output: Path, prepare: Callable[[RankContext], None] | None) -> None:

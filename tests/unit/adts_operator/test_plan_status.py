@@ -105,9 +105,9 @@ def test_progress_unreachable_comes_and_goes() -> None:
 
 def test_the_image_is_resolved_once() -> None:
     job = begun()
-    assert job.status.image == "adts-trainer:0.1.0"
+    assert job.status.image == "adts/trainer:0.1.0"
     pods = plan(job, Observed(), NOW).apply[3:]
-    assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {"adts-trainer:0.1.0"}
+    assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {"adts/trainer:0.1.0"}
 
 
 def test_layout_is_in_words() -> None:

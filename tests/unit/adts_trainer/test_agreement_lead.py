@@ -92,7 +92,7 @@ def test_a_launcher_that_came_and_went_silent_does_not_count_as_there():
     ],
 )
 def test_a_report_that_does_not_belong_here_is_refused_and_changes_nothing(wrong):
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     failure = Failure(node=1, exit_code=ExitCode.BAD_DATA)
     with pytest.raises(RefusedError):
         one.say(1.0, **{"failure": failure, "stopping": True} | wrong)
@@ -119,7 +119,7 @@ def test_a_launcher_that_has_not_heard_of_the_stop_may_still_start_the_round():
 
 
 def test_an_overtaken_report_is_ignored():
-    lead, (zero, one) = running()
+    lead, (_zero, one) = running()
     old = Report(node=1, job_uid="u", attempt=3, launcher="l1", sequence=1, known=0, round=0, alive=0, stopping=True)
     one.say(1.0, alive=1)
     assert lead.hear(old, 1.0) == Decision(order=Order.START, round=0)
@@ -149,7 +149,7 @@ def test_a_lost_peer_waits_a_moment_for_who_failed_first():
 
 
 def test_a_lost_peer_without_a_better_cause_stops_the_round_after_the_moment():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     zero.fail(1.0, ExitCode.LOST_PEER)
     assert one.say(1.6, alive=1).order is Order.STOP
 
@@ -160,7 +160,7 @@ def test_a_lost_peer_without_a_better_cause_stops_the_round_after_the_moment():
      ExitCode.OUT_OF_MEMORY, ExitCode.STORAGE, ExitCode.DEVICE_MISSING, ExitCode.PORT_TAKEN, 42],
 )  # fmt: skip
 def test_a_failure_that_no_restart_heals_ends_the_pod_at_once_with_its_code(code):
-    lead, (zero, one) = running(limits=replace(LIMITS, permanent=LIMITS.permanent | {42}))
+    _, (zero, one) = running(limits=replace(LIMITS, permanent=LIMITS.permanent | {42}))
     decision = one.fail(1.0, code, alive=1)
     assert (decision.order, decision.exit_code) == (Order.FINISH, code)
     assert "from node 1" in decision.message
@@ -203,7 +203,7 @@ def test_three_rounds_without_a_new_step_end_the_pod(steps, ends):
 
 
 def test_the_job_is_done_only_when_all_have_finished():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     assert zero.say(1.0, finished=True).order is Order.START
     assert one.say(1.0, alive=1).order is Order.START
     decision = one.say(1.1, finished=True)
@@ -211,13 +211,13 @@ def test_the_job_is_done_only_when_all_have_finished():
 
 
 def test_who_has_finished_starts_again_if_another_failed():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     zero.say(1.0, finished=True)
     assert one.fail(1.1) == Decision(order=Order.START, round=1)
 
 
 def test_one_launcher_that_is_told_to_stop_makes_all_drain_and_leave():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     assert one.say(1.0, alive=1, stopping=True).order is Order.DRAIN
     assert zero.say(1.0, alive=1).order is Order.DRAIN
     assert one.say(2.0, stopping=True).order is Order.DRAIN, "rank 0 commits last"
@@ -226,14 +226,14 @@ def test_one_launcher_that_is_told_to_stop_makes_all_drain_and_leave():
 
 
 def test_a_drain_that_takes_too_long_ends_anyway():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     one.say(1.0, alive=1, stopping=True)
     assert zero.say(40.9, alive=1).order is Order.DRAIN
     assert zero.say(41.1, alive=1).exit_code == ExitCode.PREEMPTED
 
 
 def test_a_crash_while_saving_is_told_but_does_not_restart():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     one.say(1.0, alive=1, stopping=True)
     one.fail(2.0, -11, stopping=True)
     decision = zero.say(2.0, stopping=True)
@@ -242,14 +242,14 @@ def test_a_crash_while_saving_is_told_but_does_not_restart():
 
 
 def test_a_permanent_failure_while_saving_stays_permanent():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     one.say(1.0, alive=1, stopping=True)
     one.fail(2.0, ExitCode.FENCED, stopping=True)
     assert zero.say(2.0, stopping=True).exit_code == ExitCode.FENCED
 
 
 def test_a_stop_when_the_last_step_is_done_is_a_success():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     zero.say(1.0, finished=True)
     one.say(1.0, alive=1, stopping=True)
     zero.say(1.1, finished=True)
@@ -257,7 +257,7 @@ def test_a_stop_when_the_last_step_is_done_is_a_success():
 
 
 def test_a_silent_launcher_stops_the_round_and_after_the_deadline_ends_the_pod():
-    lead, (zero, one) = running()
+    _, (zero, _one) = running()
     assert zero.say(20.0, alive=1).order is Order.START
     assert zero.say(20.1, alive=1).order is Order.STOP
     assert zero.say(50.0).order is Order.STOP
@@ -268,7 +268,7 @@ def test_a_silent_launcher_stops_the_round_and_after_the_deadline_ends_the_pod()
 
 
 def test_a_silent_launcher_that_comes_back_in_time_is_taken_into_the_next_round():
-    lead, (zero, one) = running()
+    _, (zero, one) = running()
     zero.say(20.1, alive=1)
     zero.say(30.0)
     assert one.say(30.0) == Decision(order=Order.START, round=1)
@@ -284,7 +284,7 @@ def test_the_lead_knows_when_everyone_has_heard_the_end():
 
 
 def test_nobody_waits_until_a_vanished_launcher_has_heard_the_end():
-    lead, (zero, one) = running()
+    lead, (zero, _one) = running()
     zero.fail(20.0, ExitCode.BAD_DATA)
     zero.say(20.0)
     assert lead.everyone_knows(20.1)

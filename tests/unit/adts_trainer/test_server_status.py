@@ -56,7 +56,7 @@ def test_the_lead_rank_speaks_for_the_job_and_followers_for_themselves(tmp_path)
 def test_progress_and_checkpoint_survive_a_restart_in_place(tmp_path):
     pulse = Pulse()
     pulse.begin(contexts(tmp_path, 0))
-    beat(pulse.contexts[0], phase="training", step=8, checkpoint_step=5, checkpoint_path="/c/5-1")
+    beat(pulse.contexts[0], phase="training", step=8, loss=2.5, checkpoint_step=5, checkpoint_path="/c/5-1")
     pulse.take()
     pulse.begin(contexts(tmp_path, 1))
     pulse.take()
@@ -66,7 +66,7 @@ def test_progress_and_checkpoint_survive_a_restart_in_place(tmp_path):
     assert (pulse.memory.progress.step, pulse.memory.checkpoint.path) == (8, "/c/5-1")
     beat(pulse.contexts[0], phase="training", step=6)
     pulse.take()
-    assert pulse.memory.progress.step == 6
+    assert (pulse.memory.progress.step, pulse.memory.progress.loss) == (6, 2.5), "the last loss anybody logged"
 
 
 def test_a_heartbeat_of_another_round_is_no_sign_of_life(tmp_path):

@@ -17,7 +17,8 @@ def environ(tmp_path) -> dict[str, str]:
     (tmp_path / "token").write_text("secret\n")
     return {
         Env.CONTRACT: str(CONTRACT_VERSION), Env.CONFIG: str(tmp_path / "training.yaml"),
-        Env.JOB_NAME: "gpt2", Env.JOB_UID: "1234", Env.ATTEMPT: "2", Env.POD_NAME: "gpt2-1-2", Env.NODE_NAME: "worker-b",
+        Env.JOB_NAME: "gpt2", Env.JOB_UID: "1234", Env.ATTEMPT: "2", Env.POD_NAME: "gpt2-1-2",
+        Env.NODE_NAME: "worker-b",
         Env.NNODES: "3", Env.NODE_RANK: "1", Env.LOCAL_WORLD_SIZE: "2", Env.WORLD_SIZE: "6",
         Env.MASTER_ADDR: "gpt2-0-2.gpt2", Env.MASTER_PORT: "29500", Env.PORT: "29400", Env.LEAD: "gpt2-0-2.gpt2:29400",
         Env.TOKEN_FILE: str(tmp_path / "token"), Env.DEVICE: "cpu", Env.START_TIMEOUT: "90", Env.GRACE: "60",

@@ -121,10 +121,15 @@ class Checkpointer:
         if not self._spec.checkpoint.asynchronous:
             self.wait()
 
-    def poll(self) -> None:
-        """Learn how a save in the background ended, if it did. Raises what went wrong."""
-        if self._pending is not None and self._pending.done():
-            self.wait()
+    def poll(self) -> bool:
+        """Learn how a save in the background ended, if it did. True if it failed: then all ranks should `wait`, each
+        of which raises, once they have told each other."""
+        if self._pending is None or not self._pending.done():
+            return False
+        if self._pending.exception() is not None:
+            return True
+        self.wait()
+        return False
 
     def wait(self) -> None:
         """Wait until nothing is being written. Raises what went wrong."""

@@ -1,4 +1,4 @@
-"""The launcher's folder on tmpfs, for heartbeats and stacks. It is gone afterwards, at the latest when the next one starts."""
+"""The launcher's folder on tmpfs, for heartbeats and stacks; gone afterwards, at the latest when another starts."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from adts_trainer.optimizer import build_optimizer
 from adts_trainer.parallel.apply import parallelise
 from adts_trainer.precision import LossScaler, formats
 from adts_trainer.state import TrainState
-from adts_trainer.step import Step, StepResult
+from adts_trainer.step import Flags, Step, StepResult
 from adts_trainer.weights import load_weights, save_safetensors
 
 
@@ -57,15 +57,18 @@ class Session:
         self._begin()
 
     def run_step(self, stop: bool) -> StepResult:
-        """The next optimizer step."""
-        self.checkpointer.poll()
+        """The next optimizer step. Raises what went wrong with a save in the background, on all ranks."""
+        save_failed = self.checkpointer.poll()
         self._tell_of_checkpoint()
-        return self.step.run(
+        result = self.step.run(
             self.state,
-            stop=stop,
+            flags=Flags(stop, save_failed),
             want_loss=self.metrics.wants_loss(self.state.step),
             checkpoint_step=self.checkpointer.last_step,
         )
+        if result.flags.save_failed:
+            self.checkpointer.wait()
+        return result
 
     def roll_back(self) -> None:
         """Go back to the newest checkpoint; the step that failed is left out on the way."""

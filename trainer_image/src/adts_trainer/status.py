@@ -87,7 +87,9 @@ class Memory:
         if beat is None:
             return
         if beat.phase not in NOT_YET_TRAINING:
-            self.progress = progress(beat)
+            # What a round has not measured yet is told as it last was.
+            told = progress(beat).model_dump(exclude_none=True)
+            self.progress = self.progress.model_copy(update=told)
         if beat.checkpoint_step:
             self.checkpoint = checkpoint(beat)
         if beat.wire_bytes_per_step:

@@ -22,6 +22,16 @@ from adts_trainer.state import TrainState
 
 
 @dataclass(frozen=True)
+class Flags:
+    """What one rank knows and all must learn: true of any is true of all, in the same step."""
+
+    stop: bool = False
+    """Told to stop."""
+    save_failed: bool = False
+    """A save in the background failed."""
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What became of a step, equal on all ranks."""
 
@@ -35,8 +45,8 @@ class StepResult:
     """Global loss per valid target; None where nobody asked for it."""
     digest: int
     """`feed.Share.digest` over all ranks."""
-    stop: bool
-    """Some rank was told to stop."""
+    flags: Flags
+    """Over all ranks."""
 
 
 class Step:
@@ -59,15 +69,17 @@ class Step:
         self._parameters = list(model.bare.parameters())
         self._is_checked = False
 
-    def run(self, state: TrainState, *, stop: bool, want_loss: bool, checkpoint_step: int | None) -> StepResult:
+    def run(
+        self, state: TrainState, *, flags: Flags, want_loss: bool, checkpoint_step: int | None
+    ) -> StepResult:
         """Do step `state.step`, update the parameters if the verdict is APPLY, and advance the state past it unless
         the verdict is ROLLBACK or STOP."""
         if state.step in state.skipped:  # on the way back from a rollback
             return self._leave_out(state)
         share = self._feed.take(state.step, state.consumed)
-        totals = self._processes.sum_later(share.valid, stop, share.digest)
+        totals = self._processes.sum_later(share.valid, share.digest, flags.stop, flags.save_failed)
         self._seed(state.step)
-        local_loss, (valid, stops, digest) = self._accumulate(share, totals)
+        local_loss, (valid, digest, stop, save_failed) = self._accumulate(share, totals)
         if state.step + 1 < self._spec.training.steps:
             self._feed.prepare(state.step + 1, state.consumed + self._spec.training.global_batch_size)
 
@@ -82,7 +94,8 @@ class Step:
         verdict = judge(self._policy, evidence)
         rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
         self._conclude(verdict, state, gradients, norm, rate, loss)
-        return StepResult(verdict, problem(self._policy, evidence), norm, rate, loss, int(digest), stops > 0)
+        flags = Flags(stop > 0, save_failed > 0)
+        return StepResult(verdict, problem(self._policy, evidence), norm, rate, loss, int(digest), flags)
 
     def rehearse(self) -> None:
         """Run one micro-batch and forget it. DDP lays out its buckets anew after its first backward pass, and the order
@@ -155,7 +168,7 @@ class Step:
     def _leave_out(self, state: TrainState) -> StepResult:
         rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
         self._advance(state)
-        return StepResult(Verdict.SKIP, "left out", 0.0, rate, None, 0, False)
+        return StepResult(Verdict.SKIP, "left out", 0.0, rate, None, 0, Flags())
 
     def _advance(self, state: TrainState) -> None:
         state.step += 1

@@ -36,7 +36,7 @@ def train(
                 session.evaluate()
             if session.checkpoint_due():
                 session.save()
-            if result.stop and session.state.step < job.spec.training.steps:
+            if result.flags.stop and session.state.step < job.spec.training.steps:
                 session.save_now()
                 raise PreemptedError(f"told to stop; saved step {session.state.step}")
         session.finish()

@@ -1,0 +1,62 @@
+"""The held-out loss is the mean over all targets, whatever the number of processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support.faults import UnevenTargets, uneven_targets
+from support.ranks import run_job, spec
+
+from adts_trainer.data.synthetic import SyntheticTokens
+from adts_trainer.weights import find_checkpoint, load_model
+
+pytestmark = pytest.mark.distributed
+
+SAMPLES = 21
+"""Divides by none of the world and batch sizes."""
+
+
+@pytest.mark.parametrize(
+    ("world", "changes"),
+    [
+        (1, {}),
+        (2, {}),
+        (3, {"zero": {"stage": 3}, "training": {"globalBatchSize": 12}}),
+        (2, {"zero": {"stage": 2}, "parallelism": {"microbatches": 4}}),
+        (4, {"zero": {"stage": 3}}),
+    ],
+    ids=["alone", "ddp", "stage 3 on 3", "stage 2 on 2", "stage 3 on 4"],
+)
+def test_the_held_out_loss_is_that_of_the_saved_model(world: int, changes: dict[str, Any], tmp_path: Path) -> None:
+    changes["training"] = {"steps": 6, **changes.get("training", {})}
+    data = {"evaluation": {"path": "held-out", "everySteps": 2, "samples": SAMPLES}}
+    job = spec(data=data, checkpoint={"everySteps": 2, "keep": 9}, model={"dropout": 0.2}, **changes)
+    run = run_job(tmp_path, world, job, prepare=uneven_targets).expect()
+    assert list(run.evaluations) == [2, 4, 6]
+    held_out = UnevenTargets(SyntheticTokens(0, "held-out", 16, 61))
+    for step, loss in run.evaluations.items():
+        assert loss == pytest.approx(loss_of(run.folder / f"{step}-1", held_out), abs=1e-12)
+    assert {beat.evaluation_loss for beat in run.heartbeats} == {run.evaluations[6]}
+
+
+def test_evaluating_changes_nothing_in_the_training(tmp_path: Path) -> None:
+    data = {"evaluation": {"path": "held-out", "everySteps": 1, "samples": 5}}
+    for stage in (0, 2):
+        job = {"zero": {"stage": stage}, "training": {"steps": 5}}
+        with_it = run_job(tmp_path / f"with-{stage}", 2, spec(data=data, **job)).expect()
+        without = run_job(tmp_path / f"without-{stage}", 2, spec(**job)).expect()
+        assert with_it.series("loss") == without.series("loss")
+
+
+def loss_of(directory: Path, held_out: UnevenTargets) -> float:
+    model = load_model(find_checkpoint(directory))
+    ids = np.arange(SAMPLES)
+    batch = held_out.batch(ids, np.zeros_like(ids))
+    with torch.no_grad():
+        logits = model(batch.inputs, batch.keys)
+    return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten()).item()
