@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from support.faults import UnevenTargets, uneven_targets
 from support.ranks import run_job, spec
 
-from adts_trainer.data.synthetic import SyntheticTokens
+from adts_api.training import Data
+from adts_trainer.data.memmap import open_token_files
 from adts_trainer.weights import find_checkpoint, load_model
 
 pytestmark = pytest.mark.distributed
@@ -34,23 +35,38 @@ SAMPLES = 21
 )
 def test_the_held_out_loss_is_that_of_the_saved_model(world: int, changes: dict[str, Any], tmp_path: Path) -> None:
     changes["training"] = {"steps": 6, **changes.get("training", {})}
-    data = {"evaluation": {"path": "held-out", "everySteps": 2, "samples": SAMPLES}}
+    data = token_files(tmp_path, everySteps=2, samples=SAMPLES)
     job = spec(data=data, checkpoint={"everySteps": 2, "keep": 9}, model={"dropout": 0.2}, **changes)
     run = run_job(tmp_path, world, job, prepare=uneven_targets).expect()
     assert list(run.evaluations) == [2, 4, 6]
-    held_out = UnevenTargets(SyntheticTokens(0, "held-out", 16, 61))
+    held_out = UnevenTargets(open_token_files(Data.model_validate(data), data["evaluation"]["path"], 61))
     for step, loss in run.evaluations.items():
         assert loss == pytest.approx(loss_of(run.folder / f"{step}-1", held_out), abs=1e-12)
     assert {beat.evaluation_loss for beat in run.heartbeats} == {run.evaluations[6]}
 
 
 def test_evaluating_changes_nothing_in_the_training(tmp_path: Path) -> None:
-    data = {"evaluation": {"path": "held-out", "everySteps": 1, "samples": 5}}
+    data = token_files(tmp_path, everySteps=1, samples=5)
     for stage in (0, 2):
         job = {"zero": {"stage": stage}, "training": {"steps": 5}}
         with_it = run_job(tmp_path / f"with-{stage}", 2, spec(data=data, **job)).expect()
-        without = run_job(tmp_path / f"without-{stage}", 2, spec(**job)).expect()
+        without = run_job(tmp_path / f"without-{stage}", 2, spec(data={**data, "evaluation": {}}, **job)).expect()
         assert with_it.series("loss") == without.series("loss")
+
+
+def token_files(folder: Path, **evaluation: Any) -> dict[str, Any]:
+    """`spec.data` for random tokens below 61, and others held out."""
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 4000), ("held-out", 500)):
+        generator.integers(0, 61, count, dtype=np.uint8).tofile(folder / f"{name}.bin")
+    held_out = {"path": str(folder / "held-out.bin"), **evaluation}
+    return {
+        "type": "tokens",
+        "path": str(folder / "train.bin"),
+        "tokenType": "uint8",
+        "sequenceLength": 16,
+        "evaluation": held_out,
+    }
 
 
 def loss_of(directory: Path, held_out: UnevenTargets) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from adts_api.contract import ExitCode
 from adts_trainer.output import LINE_LIMIT
-from support.launchers import get, jobs, wait_until
+from support.launchers import free_port, get, jobs, wait_until
 
 pytestmark = pytest.mark.distributed
 
@@ -119,3 +119,24 @@ def test_a_command_runs_instead_of_the_launcher(tmp_path):
     ended = python(["-m", "adts_trainer", "report", "--help"], tmp_path)
     assert ended.returncode == 0
     assert "Usage: python -m adts_trainer report" in ended.stdout
+
+
+@pytest.mark.slow
+def test_the_bare_quick_start_trains_and_saves_when_told_to_stop(tmp_path):
+    """`export MASTER_ADDR=localhost MASTER_PORT=...; python -m adts_trainer`, and nothing else."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ADTS_", "MASTER_"))}
+    environ = clean | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": "2"}
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        pod = subprocess.Popen(
+            [sys.executable, "-m", "adts_trainer"], cwd=tmp_path, env=environ, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(lambda: "[rank 0] step 1/" in log.read_text(), seconds=60.0)
+        pod.terminate()
+        assert pod.wait(30.0) == ExitCode.PREEMPTED
+    finally:
+        pod.kill()
+        pod.wait()
+    assert (tmp_path / "runs/default-1/checkpoints/latest").exists()
+    assert (tmp_path / "runs/default-1/training.yaml").exists()

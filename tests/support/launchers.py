@@ -91,7 +91,7 @@ class Job:
             return subprocess.Popen(
                 [sys.executable, "-m", "support.launcher_process", json.dumps(options)],
                 stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(TESTS)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
             )  # fmt: skip
 
     def codes(self, seconds: float = 20.0) -> list[int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +24,8 @@ from adts_operator.core.plan import Event
 from adts_operator.core.times import to_seconds
 
 LOG_LINES = 8
-LOSSES = 48
+LOSSES = 48  # bars of the whole run
+MOST_LOSSES = 64 * LOSSES  # kept; beyond it neighbours are averaged
 BARS = "▁▂▃▄▅▆▇█"
 STYLES: dict[Phase, str] = {"Running": "green", "Succeeded": "bold green", "Failed": "bold red", "Restarting": "yellow"}
 
@@ -84,16 +88,18 @@ class RunPanel:
 
     def __init__(self) -> None:
         self._job: DistributedTraining | None = None
-        self._losses: deque[tuple[int, float]] = deque(maxlen=LOSSES)
+        self._losses: list[float] = []
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
 
     def take(self, job: DistributedTraining, lines: Sequence[str]) -> None:
         """Learns the newest state."""
         self._job = job
         self._lines.extend(lines)
-        progress = job.status.progress
-        if progress.loss is not None and (not self._losses or self._losses[-1][1] != progress.loss):
-            self._losses.append((progress.step, progress.loss))
+        loss = job.status.progress.loss
+        if loss is not None and (not self._losses or self._losses[-1] != loss):
+            self._losses.append(loss)
+        if len(self._losses) > MOST_LOSSES:
+            self._losses = thinned(self._losses, MOST_LOSSES // 2)
 
     def __rich__(self) -> RenderableType:
         if self._job is None:
@@ -111,7 +117,7 @@ class RunPanel:
     def _facts(self, job: DistributedTraining) -> list[tuple[str, str]]:
         status, progress = job.status, job.status.progress
         unit = "samples" if job.spec.model.type == "mlp" else "tokens"
-        loss = "" if progress.loss is None else f"{progress.loss:.4f}  {sparkline([loss for _, loss in self._losses])}"
+        loss = "" if progress.loss is None else f"{progress.loss:.4f}  {sparkline(thinned(self._losses, LOSSES))}"
         speed = "" if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f} {unit}/s"
         if speed and progress.mfu is not None:
             speed += f", {progress.mfu:.1%} of the device's peak"
@@ -123,7 +129,7 @@ class RunPanel:
             ("left", "" if progress.eta_seconds is None else duration(progress.eta_seconds)),
             ("layout", f"{status.layout}, attempt {status.attempt}"),
             ("restarts", restarts(status)),
-            ("checkpoint", f"step {saved.step}, {saved.path}" if saved.step else ""),
+            ("checkpoint", f"step {saved.step}, {os.path.relpath(saved.path)}" if saved.step else ""),
         ]
 
 
@@ -150,6 +156,14 @@ def sparkline(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] for value in values)
+
+
+def thinned(values: Sequence[float], most: int) -> list[float]:
+    """At most `most` values: the means of equal parts, in order."""
+    if len(values) <= most:
+        return list(values)
+    edges = [len(values) * part // most for part in range(most + 1)]
+    return [fmean(values[begin:end]) for begin, end in pairwise(edges)]
 
 
 def duration(seconds: float) -> str:

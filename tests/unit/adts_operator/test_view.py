@@ -11,7 +11,7 @@ from rich.console import Console
 from adts_api.contract import Reason
 from adts_api.v1alpha1 import CheckpointStatus, DistributedTraining, Progress, Restart
 from adts_operator.core.plan import Event
-from adts_operator.view import LiveView, View, duration, save_picture, sparkline
+from adts_operator.view import LiveView, View, duration, save_picture, sparkline, thinned
 from support.operator_jobs import running
 
 
@@ -88,3 +88,12 @@ def test_duration(seconds: float, text: str) -> None:
 )
 def test_sparkline(values: list[float], bars: str) -> None:
     assert sparkline(values) == bars
+
+
+@pytest.mark.parametrize(
+    ("values", "most", "means"),
+    [([], 3, []), ([1.0, 2.0], 3, [1.0, 2.0]), ([1.0, 3.0, 5.0, 7.0], 2, [2.0, 6.0]), ([3.0, 1.0, 2.0], 2, [3.0, 1.5])],
+    ids=["none", "few enough", "equal parts", "nearly equal parts"],
+)
+def test_many_values_become_means_of_parts(values: list[float], most: int, means: list[float]) -> None:
+    assert thinned(values, most) == means

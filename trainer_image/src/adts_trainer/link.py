@@ -113,8 +113,15 @@ class Follower:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         with contextlib.suppress(LeadUnavailableError, TimeoutError):
-            await asyncio.wait_for(self._client.tell(self._member.report()), FAREWELL_SECONDS)
+            await asyncio.wait_for(self._say_farewell(), FAREWELL_SECONDS)
         await self._client.close()
+
+    async def _say_farewell(self) -> None:
+        """Until the answer brings nothing new: the lead waits for those who do not know its last word."""
+        known = None
+        while known != self._member.known:
+            known = self._member.known
+            self._member.hear(await self._client.tell(self._member.report()), time.monotonic())
 
     async def _run(self) -> None:
         while True:

@@ -12,7 +12,7 @@ import yaml
 from adts_api.errors import ConfigError
 from adts_trainer.settings import LauncherSettings
 
-STEPS = 60
+STEPS = 40
 SEQUENCES = 16
 TEXT = "asyncio/*.py"  # half a megabyte of English and code that every Python brings along
 
@@ -32,7 +32,7 @@ def new_run_folder(base: Path) -> Path:
 
 
 def default_job(settings: LauncherSettings, folder: Path) -> dict[str, Any]:
-    """The resource: 60 steps of a 0.4 M parameter GPT, checkpoints and metrics in `folder`."""
+    """The resource: 40 steps of a 0.4 M parameter GPT, checkpoints and metrics in `folder`."""
     source = Path(sysconfig.get_paths()["stdlib"])
     text = {"type": "text", "path": str(source / TEXT)} if list(source.glob(TEXT)) else {"type": "synthetic"}
     processes = settings.local_world_size

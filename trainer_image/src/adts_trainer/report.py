@@ -86,7 +86,7 @@ def render(job: dict[str, Any], metrics: Sequence[dict[str, Any]], baselines: di
         "steps": f"{progress.get('step')} of {progress.get('steps')}",
         "attempts, rounds": f"{status.get('attempt')}, {status.get('rounds')}",
         "started, finished": f"{status.get('startedAt')}, {status.get('finishedAt') or 'not yet'}",
-        "newest checkpoint": status.get("checkpoint", {}).get("path"),
+        "newest checkpoint": Path(status.get("checkpoint", {}).get("path", "none")).name,
     }
     if steps:
         speeds = sorted(row["tokens_per_second"] for row in steps if row.get("tokens_per_second"))

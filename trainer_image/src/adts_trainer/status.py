@@ -130,7 +130,7 @@ class _Metrics(Collector):
             value = getattr(self._status.progress, name)
             if value is not None:
                 yield self._gauge(name, text, value)
-        yield self._gauge("round", "Round of the processes.", self._status.round)
+        yield self._gauge("round", "Round of the processes: restarts in place so far.", self._status.round)
         yield self._gauge("attempt", "Attempt of the pod.", self._status.attempt)
         yield self._gauge("checkpoint_step", "Step of the newest checkpoint.", self._status.checkpoint.step)
         wire = self._status.communication.wire_bytes_per_step
