@@ -1,7 +1,7 @@
 """One rank of the step-time benchmark: our loop and a bare torch DDP loop in turns, in the same processes.
 
 Both train the same model on the same samples with the same optimizer. The bare loop is what a user would write:
-DistributedDataParallel with its defaults, mean cross-entropy, `clip_grad_norm_`, fused AdamW, one batch of tokens a step.
+DistributedDataParallel with its defaults, mean cross-entropy, `clip_grad_norm_`, fused AdamW.
 """
 
 from __future__ import annotations
