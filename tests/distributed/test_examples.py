@@ -1,0 +1,76 @@
+"""Every manifest under `examples/` trains, shortened, as its first lines say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.operator_runs import REAL
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["training.steps=4", "optimizer.schedule.warmupSteps=1", "training.logEverySteps=1"]
+SHORTER: dict[str, list[str]] = {
+    "quickstart": ["data.evaluation.samples=8"],
+    "gpt2-124m": [
+        "training.device=cpu",
+        "training.compile=false",
+        "workers.gpusPerWorker=2",
+        "model.layers=2",
+        "model.hiddenSize=48",
+        "data.sequenceLength=64",
+        "data.evaluation.samples=8",
+        "training.globalBatchSize=16",
+    ],
+}
+NEEDS_DATA = {"quickstart": "stdlib", "gpt2-124m": "corpus"}
+
+
+def adts(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*REAL, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "examples"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "examples").glob("*.yaml")))
+def test_example(name: str, tmp_path: Path) -> None:
+    if name in NEEDS_DATA:
+        out = str(tmp_path / "data" / f"{NEEDS_DATA[name]}.bin")
+        prepared = adts("data", "prepare", "docs", "--include", "*.md", "--out", out, "--holdout", "0.2")
+        assert prepared.returncode == 0, prepared.stderr
+    assignments = [it for line in [*SHORT, *SHORTER.get(name, [])] for it in ("--set", line)]
+    done = adts("run", f"examples/{name}.yaml", "--workdir", str(tmp_path), *assignments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = json.loads((tmp_path / name / "job.json").read_text())["status"]
+    assert (status["phase"], status["progress"]["step"], status["checkpoint"]["step"]) == ("Succeeded", 4, 4)
+
+
+def test_the_list_of_examples_is_complete() -> None:
+    listed = (ROOT / "examples" / "README.md").read_text()
+    assert [path.name for path in (ROOT / "examples").glob("*.yaml") if f"({path.name})" not in listed] == []
+
+
+def test_the_commands_after_a_run(tmp_path: Path) -> None:
+    """report, sample and export read what a run leaves behind."""
+    steps = ["--set", "training.steps=10"]
+    assert adts("run", "examples/text.yaml", "--workdir", str(tmp_path), *steps).returncode == 0
+    report = adts("report", str(tmp_path / "text"))
+    assert (report.returncode, report.stderr) == (0, "")
+    assert (tmp_path / "text" / "loss.png").exists()
+    sample = adts("sample", str(tmp_path / "text"), "--prompt", "ab", "--tokens", "5")
+    assert (sample.returncode, sample.stdout[:2]) == (0, "ab"), sample.stderr
+    export = adts("export", str(tmp_path / "text"), "--out", str(tmp_path / "model.safetensors"))
+    assert export.returncode == 0, export.stderr
+    exported = (tmp_path / "model.safetensors").read_bytes()
+    assert exported == (tmp_path / "text" / "checkpoints" / "model.safetensors").read_bytes()
