@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.faults import count_collectives
 from support.ranks import run_job, spec
 

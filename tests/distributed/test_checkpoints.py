@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.ranks import custom, run_job, spec
 
 from adts_api.contract import ExitCode
 from adts_trainer.weights import load_weights
+from support.ranks import custom, run_job, spec
 
 pytestmark = pytest.mark.distributed
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from support.ranks import Finished, custom, run_job, spec
 
 from adts_api.contract import ExitCode
 from adts_trainer.weights import load_weights
+from support.ranks import Finished, custom, run_job, spec
 
 pytestmark = pytest.mark.distributed
 
@@ -80,7 +80,7 @@ def test_an_overflow_on_one_rank_halves_the_scale_of_all_and_drops_the_step(
     assert state["scaler"] == {"scale": 65536 / 4, "goodSteps": STEPS - 5}
     assert state["skippedSteps"] == []
     norms = run.series("gradient_norm")
-    assert [step for step, norm in enumerate(norms, start=1) if norm != norm or norm == float("inf")] == [3, 5]
+    assert [step for step, norm in enumerate(norms, start=1) if norm is None] == [3, 5]
 
 
 def test_an_overflow_that_no_scale_cures_is_a_divergence(tmp_path: Path) -> None:

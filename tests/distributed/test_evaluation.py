@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from support.faults import UnevenTargets, uneven_targets
-from support.ranks import run_job, spec
+from torch.nn.functional import cross_entropy
 
 from adts_api.training import Data
 from adts_trainer.data.memmap import open_token_files
 from adts_trainer.weights import find_checkpoint, load_model
+from support.faults import UnevenTargets, uneven_targets
+from support.ranks import run_job, spec
 
 pytestmark = pytest.mark.distributed
 
@@ -75,4 +75,4 @@ def loss_of(directory: Path, held_out: UnevenTargets) -> float:
     batch = held_out.batch(ids, np.zeros_like(ids))
     with torch.no_grad():
         logits = model(batch.inputs, batch.keys)
-    return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten()).item()
+    return cross_entropy(logits.flatten(0, 1), batch.targets.flatten()).item()

@@ -12,6 +12,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+
+from adts_api.contract import ExitCode
+from adts_trainer import heartbeat
+from adts_trainer.heartbeat import Heartbeat
 from support.faults import (
     disk_full_on_rank_1,
     read_only_on_rank_0,
@@ -19,10 +23,6 @@ from support.faults import (
     without_compiler,
 )
 from support.ranks import custom, free_port, run_job, spec, wait_for_step
-
-from adts_api.contract import ExitCode
-from adts_trainer import heartbeat
-from adts_trainer.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.distributed
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.faults import UnevenTargets, uneven_targets
-from support.ranks import Finished, run_job, spec
-from support.reference import Reference, train_alone
 
 from adts_trainer.data.synthetic import SyntheticTokens
 from adts_trainer.weights import load_weights
+from support.faults import UnevenTargets, uneven_targets
+from support.ranks import Finished, run_job, spec
+from support.reference import Reference, train_alone
 
 pytestmark = pytest.mark.distributed
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.ranks import Finished, run_job, spec
 
 pytestmark = pytest.mark.distributed

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.ranks import Finished, custom, run_job, spec
 
 from adts_trainer.weights import load_weights
+from support.ranks import Finished, custom, run_job, spec
 
 pytestmark = pytest.mark.distributed
 
@@ -41,9 +41,7 @@ def interrupted(folder: Path, first: tuple[int, dict[str, Any]], second: tuple[i
     ],
     ids=["ddp on 2", "ddp on 4", "stage 3 on 3", "stage 2 on 2 in fp16", "sgd"],
 )
-def test_at_the_same_layout_a_resumed_run_is_bitwise_equal(
-    world: int, changes: dict[str, Any], tmp_path: Path
-) -> None:
+def test_at_the_same_layout_a_resumed_run_is_bitwise_equal(world: int, changes: dict[str, Any], tmp_path: Path) -> None:
     whole = run_job(tmp_path / "whole", world, steps(WHOLE, **changes)).expect()
     halves = interrupted(tmp_path / "halves", (world, changes), (world, changes))
     assert_bitwise_equal(halves, whole)

@@ -1,4 +1,4 @@
-"""What can be done to a rank before it starts: other data, a full disk, a slow or failing model. Importable in ranks."""
+"""What can be done to a rank before it starts: other data, a full disk, slow steps. Importable in ranks."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def toy(context: RankContext, config_path: str, output: Connection | None) -> No
         if stop.exists():
             leave(ExitCode.PREEMPTED, heartbeat)
         if script.get("save_every") and context.rank == 0 and step % script["save_every"] == 0:
-            (folder / "saved").write_text(str(step))
+            write_atomically(folder / "saved", str(step))
         time.sleep(script.get("step_seconds", 0.01))
 
 
@@ -81,9 +81,13 @@ def parents(context: RankContext, config_path: str, output: Connection | None) -
 
 
 def write_pid(context: RankContext, config_path: str) -> None:
-    """Leaves this process's PID in a file beside the config, atomically."""
-    path = Path(config_path).parent / f"pid-{context.rank}"
-    path.with_suffix(".tmp").write_text(str(os.getpid()))
+    """Leaves this process's PID in a file beside the config."""
+    write_atomically(Path(config_path).parent / f"pid-{context.rank}", str(os.getpid()))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is never seen half; its writer may be killed at any moment."""
+    path.with_suffix(".tmp").write_text(text)
     path.with_suffix(".tmp").replace(path)
 
 

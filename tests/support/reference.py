@@ -1,4 +1,4 @@
-"""The truth to compare with: a plain torch loop in one process, written without the trainer's loop, optimizer or norm."""
+"""The truth to compare with: a plain torch loop in one process, without the trainer's loop, optimizer or norm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from adts_api.training import Data, Model
 from adts_trainer.data.dataset import Dataset
@@ -44,7 +44,7 @@ def train_alone(spec: dict[str, Any], dataset: Dataset | None = None) -> Referen
     for step in range(steps):
         ids = sample_ids(0, len(dataset), True, step * size, size)
         batch = dataset.batch(ids, dropout_keys(0, step, ids))
-        loss = F.cross_entropy(module(batch.inputs, batch.keys).flatten(0, 1), batch.targets.flatten())
+        loss = cross_entropy(module(batch.inputs, batch.keys).flatten(0, 1), batch.targets.flatten())
         loss.backward()
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in module.parameters()))
         for parameter in module.parameters():

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adts_trainer import checkpoint_files as files
@@ -123,6 +123,7 @@ def test_another_job_takes_the_folder_over_and_fences_the_first(tmp_path: Path) 
         files.check_fence(tmp_path, SECOND)
 
 
+@settings(max_examples=20)  # each writes and syncs a dozen files
 @given(steps=st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True), keep=st.integers(1, 4))
 def test_the_newest_are_kept_and_always_the_latest(
     steps: list[int], keep: int, tmp_path_factory: pytest.TempPathFactory

@@ -45,9 +45,9 @@ SPIKE = replace(GOOD, loss=6.1)
         (Policy("skip", 3.0), replace(SPIKE, scaler_absorbs=True), Verdict.SKIP),
         (Policy("skip"), replace(NAN, skipped=range(20 - PATIENCE, 20)), Verdict.STOP),
         (Policy("skip"), replace(NAN, skipped=range(20 - PATIENCE + 1, 20)), Verdict.SKIP),
-        (Policy("skip"), replace(NAN, skipped=range(0, 19)), Verdict.SKIP),
+        (Policy("skip"), replace(NAN, skipped=range(19)), Verdict.SKIP),
         (Policy("rollback"), replace(NAN, skipped=range(10, 10 + PATIENCE)), Verdict.STOP),
-        (Policy("rollback"), replace(NAN, skipped=range(0, 10)), Verdict.ROLLBACK),
+        (Policy("rollback"), replace(NAN, skipped=range(10)), Verdict.ROLLBACK),
     ],
     ids=[
         "good",
@@ -110,9 +110,7 @@ def test_a_step_is_applied_exactly_if_nothing_is_wrong(
     skipped: frozenset[int],
 ) -> None:
     policy = Policy(action, factor)
-    evidence = replace(
-        GOOD, gradient_norm=norm, loss=loss, recent=recent, scaler_absorbs=absorbs, skipped=skipped
-    )
+    evidence = replace(GOOD, gradient_norm=norm, loss=loss, recent=recent, scaler_absorbs=absorbs, skipped=skipped)
     verdict = judge(policy, evidence)
     assert (verdict is Verdict.APPLY) == (problem(policy, evidence) == "")
     assert math.isfinite(norm) or verdict is not Verdict.APPLY

@@ -13,7 +13,7 @@ from adts_trainer.distributed_setup import Processes
 from adts_trainer.feed import Feed, digest
 from adts_trainer.sampler import sample_ids
 
-GLOBAL = 24
+GLOBAL = 48
 
 
 def feed(rank: int, ranks: int, micro_batches: int = 1) -> Feed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import platform
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -226,7 +228,12 @@ class Checkpointer:
 
 
 def _write_error(path: Path, error: CheckpointException) -> Exception:
-    """What DCP met while it wrote: the first failure of the file system, or else what it says itself."""
+    """What DCP met while it wrote: the first failure of the file system, or else what it says itself.
+
+    torch's archive writer hides a write that failed half-way behind a complaint about its own position.
+    """
     causes = [cause for cause, _ in error.failures.values()]
     full = next((cause for cause in causes if isinstance(cause, OSError)), None)
+    if full is None and any("inline_container" in str(cause) for cause in causes):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return storage_error(path, full) if full is not None else RuntimeError(str(error))

@@ -123,7 +123,7 @@ def committing(root: Path, name: str, manifest: dict[str, Any], claim: Claim) ->
     if final.exists():  # committed by nobody: a crash came between the next two operations
         shutil.rmtree(final)
         yield "leftover removed"
-    os.replace(temporary, final)
+    temporary.replace(final)
     _sync_folder(root)
     yield "directory renamed"
     check_fence(root, claim)
@@ -138,7 +138,7 @@ def prune(root: Path, keep: int) -> None:
     for old in checkpoints(root)[keep:]:
         if old != current:
             doomed = old.with_name(old.name + _DELETING)
-            os.replace(old, doomed)
+            old.replace(doomed)
             shutil.rmtree(doomed)
 
 
@@ -212,7 +212,7 @@ def _replace(path: Path, content: dict[str, Any]) -> None:
         stream.write("\n")
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
     _sync_folder(path.parent)
 
 

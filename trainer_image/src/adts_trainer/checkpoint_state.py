@@ -1,7 +1,7 @@
 """The tensors of a training by name, as torch.distributed.checkpoint sees them: the same names under every layout.
 
-    model.<name>                  parameters, a tied one once, and persistent buffers
-    optimizer.<name>.<key>        what the optimizer keeps for a parameter: exp_avg, exp_avg_sq, step, momentum_buffer
+model.<name>                  parameters, a tied one once, and persistent buffers
+optimizer.<name>.<key>        what the optimizer keeps for a parameter: exp_avg, exp_avg_sq, step, momentum_buffer
 """
 
 from __future__ import annotations

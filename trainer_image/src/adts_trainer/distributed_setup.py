@@ -37,7 +37,7 @@ class PendingSum:
         if self._work is not None:
             self._work.wait()
             self._work = None
-        return self._values.tolist()  # type: ignore[no-any-return]
+        return self._values.tolist()
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Processes:
         outcome: tuple[T | None, Exception | None]
         try:
             outcome = action(), None
-        except (AdtsError, OSError) as error:
-            outcome = None, error
+        except (AdtsError, OSError) as own:
+            outcome = None, own
         everyone: list[Any] = [None] * self.world_size
         dist.all_gather_object(everyone, outcome)
         for _, error in everyone:
@@ -151,8 +151,8 @@ def _start_error(context: RankContext, error: Exception) -> Exception:
     where = f"{context.master_addr}:{context.master_port}"
     if "EADDRINUSE" in str(error):
         return PortTakenError(
-            f"MASTER_PORT: {context.master_port} is in use on {socket.gethostname()}; end the process that holds it, or "
-            "set another MASTER_PORT"
+            f"MASTER_PORT: {context.master_port} is in use on {socket.gethostname()}; end the process that holds it, "
+            "or set another MASTER_PORT"
         )
     return StartTimeoutError(
         f"rank {context.rank}: not all {context.world_size} processes met at {where} within "

@@ -1,4 +1,4 @@
-"""The trainer's share of the error tree (root: `adts_api.errors.AdtsError`), one class per exit code of the contract."""
+"""The trainer's share of the error tree (root: `adts_api.errors.AdtsError`), a class per exit code, and `classify`."""
 
 from __future__ import annotations
 

@@ -35,6 +35,8 @@ class Feed:
         self._samples = spec.training.global_batch_size // processes.data_ranks
         self._first = processes.data_rank * self._samples
         self._parts, self._device, self._dtype = spec.parallelism.microbatches, processes.device, float_dtype
+        self.targets_per_step = dataset.tokens_per_sample * spec.training.global_batch_size
+        """Targets of one step of the whole job, those included that carry no loss."""
         self._prepared: tuple[int, int] | None = None
         self._share: Share | None = None
 

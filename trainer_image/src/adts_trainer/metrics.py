@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 
 from adts_api.v1alpha1 import Spec
 from adts_trainer.context import RankContext
-from adts_trainer.errors import StorageError, is_storage_failure
+from adts_trainer.data.files import storage_error
+from adts_trainer.divergence import Verdict
 from adts_trainer.heartbeat import HeartbeatWriter
 from adts_trainer.state import TrainState
 from adts_trainer.step import StepResult
@@ -76,7 +78,7 @@ class Metrics:
             self._folder.mkdir(parents=True, exist_ok=True)
             truncate(self._folder / FILE_NAME, step)
         except OSError as error:
-            raise _storage_error(self._folder / FILE_NAME, error) from error
+            raise storage_error(self._folder / FILE_NAME, error) from error
         if self._spec.training.tensorboard:
             self._open_tensorboard(step)
 
@@ -87,9 +89,10 @@ class Metrics:
 
     def record(self, state: TrainState, result: StepResult) -> None:
         """Tell of a step that was just done."""
-        if result.problem and self._is_lead:
-            self.say(f"step {state.step}: {result.problem}; {result.verdict.name.lower()}")
-        if result.loss is None:
+        undone = result.verdict in (Verdict.STOP, Verdict.ROLLBACK)
+        if result.problem:
+            self.say(f"step {state.step + undone}: {result.problem}; {result.verdict.name.lower()}")
+        if result.loss is None or undone:
             self._heartbeat.update(step=state.step)
             return
         now, (then, step) = time.perf_counter(), self._since
@@ -99,7 +102,7 @@ class Metrics:
         mfu = speed * self._flops_per_token / self._peak if self._peak else None
         remaining = (self._spec.training.steps - state.step) * seconds
         self._heartbeat.update(
-            step=state.step, loss=result.loss, tokens_per_second=speed, mfu=mfu, eta_seconds=remaining
+            step=state.step, loss=_finite(result.loss), tokens_per_second=speed, mfu=mfu, eta_seconds=remaining
         )
         if self._is_lead:
             self._write_step(state.step, result, seconds, speed, mfu)
@@ -131,8 +134,8 @@ class Metrics:
         self._append(
             {
                 "step": step,
-                "loss": result.loss,
-                "gradient_norm": result.gradient_norm,
+                "loss": _finite(result.loss),
+                "gradient_norm": _finite(result.gradient_norm),
                 "learning_rate": result.learning_rate,
                 "tokens_per_second": speed,
                 "mfu": mfu,
@@ -163,7 +166,7 @@ class Metrics:
             with path.open("a") as stream:
                 stream.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise _storage_error(path, error) from error
+            raise storage_error(path, error) from error
 
     def _open_tensorboard(self, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # imports protobuf: not where nobody asked for it
@@ -193,15 +196,14 @@ def truncate(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
+def _finite(number: float | None) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return number if number is not None and math.isfinite(number) else None
+
+
 def _short(number: float) -> str:
     """12345 as 12.3k."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= limit:
             return f"{number / limit:.1f}{unit}"
     return f"{number:.1f}"
-
-
-def _storage_error(path: Path, error: OSError) -> Exception:
-    if is_storage_failure(error) or isinstance(error, PermissionError):
-        return StorageError(f"{path}: {error.strerror}; free some space, or set a spec.checkpoint.path that is writable")
-    return error

@@ -15,7 +15,7 @@ from adts_api import training
 
 
 def build_optimizer(module: nn.Module, spec: training.Optimizer) -> torch.optim.Optimizer:
-    """AdamW (1711.05101) or SGD over the trainable parameters. Matrices decay; norms, biases and other vectors do not."""
+    """AdamW (1711.05101) or SGD over the trainable parameters. Matrices decay; norms, biases and vectors do not."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": spec.weight_decay},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-import torch._dynamo  # optimizers and FSDP2 import it at first use, a second in each rank: here it is done before the fork
+import torch._dynamo  # optimizers and FSDP2 import it at first use, a second in each rank; here, before the fork
 import yaml
 
 from adts_api.contract import ExitCode
@@ -57,7 +57,7 @@ def _run(context: RankContext, config_path: str, heartbeat: HeartbeatWriter) -> 
         torch.set_num_threads(context.threads)
         heartbeat.update(phase="starting", force=True)
         train(_load(config_path), context, heartbeat, lambda: told_to_stop)
-    except Exception as error:  # noqa: BLE001 - every failure becomes an exit code
+    except BaseException as error:  # noqa: BLE001 - every failure becomes an exit code, SystemExit of a user's model too
         code, message = classify(error)
         if code is ExitCode.CRASH:
             traceback.print_exc()

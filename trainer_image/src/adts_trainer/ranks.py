@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import select
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class _Rank:
         self.output = os.dup(reader.fileno())
         reader.close()
         os.set_blocking(self.output, False)
+        self.exit = _exit_descriptor(self.pid)
 
     @property
     def pid(self) -> int:
@@ -86,6 +88,14 @@ class _Rank:
             return os.read(self.output, CHUNK_BYTES)
         except BlockingIOError:
             return None
+
+
+def _exit_descriptor(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; None if it already has, or the kernel has no such."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 class Ranks:
@@ -131,6 +141,13 @@ class Ranks:
     def _reap(self, rank: _Rank) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(rank.process.sentinel)
+        if rank.exit is not None:
+            if not select.select([rank.exit], [], [], 0)[0]:  # only the fork server ended
+                rank.kill()
+                loop.add_reader(rank.exit, self._reap, rank)
+                return
+            loop.remove_reader(rank.exit)
+            os.close(rank.exit)
         rank.process.join()
         code = rank.process.exitcode
         with contextlib.suppress(ProcessLookupError, PermissionError):

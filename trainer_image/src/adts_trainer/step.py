@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adts_api.v1alpha1 import Spec
 from adts_trainer.batch import Batch
-from adts_trainer.distributed_setup import PendingSum, Processes
+from adts_trainer.distributed_setup import Processes
 from adts_trainer.divergence import Evidence, Policy, Verdict, judge, problem
 from adts_trainer.errors import UserCodeError, blame_user_code
 from adts_trainer.feed import Feed, Share
@@ -50,8 +50,8 @@ class StepResult:
 
 
 class Step:
-    """Runs steps. Besides the engine's gradient traffic there is one small collective a step, hidden behind the first
-    forward pass, and a second one only where the loss is wanted."""
+    """Runs steps. Besides the engine's gradient traffic there is one small collective a step, hidden behind forward
+    and backward, and a second one only where the loss is wanted."""
 
     def __init__(
         self,
@@ -69,9 +69,7 @@ class Step:
         self._parameters = list(model.bare.parameters())
         self._is_checked = False
 
-    def run(
-        self, state: TrainState, *, flags: Flags, want_loss: bool, checkpoint_step: int | None
-    ) -> StepResult:
+    def run(self, state: TrainState, *, flags: Flags, want_loss: bool, checkpoint_step: int | None) -> StepResult:
         """Do step `state.step`, update the parameters if the verdict is APPLY, and advance the state past it unless
         the verdict is ROLLBACK or STOP."""
         if state.step in state.skipped:  # on the way back from a rollback
@@ -79,12 +77,14 @@ class Step:
         share = self._feed.take(state.step, state.consumed)
         totals = self._processes.sum_later(share.valid, share.digest, flags.stop, flags.save_failed)
         self._seed(state.step)
-        local_loss, (valid, digest, stop, save_failed) = self._accumulate(share, totals)
+        local_loss = self._accumulate(share)
         if state.step + 1 < self._spec.training.steps:
             self._feed.prepare(state.step + 1, state.consumed + self._spec.training.global_batch_size)
 
+        valid, digest, stop, save_failed = totals.wait()
+        unit = self._feed.targets_per_step / max(1.0, valid) / self._scaler.scale
         gradients = self._gradients()
-        norm = global_norm(gradients, sharded=self._model.is_sharded) / self._scaler.scale
+        norm = global_norm(gradients, sharded=self._model.is_sharded) * unit
         loss = None
         if want_loss or self._policy.spike_factor:
             loss = self._processes.sum_later(local_loss.item()).wait()[0] / max(1.0, valid)
@@ -93,7 +93,10 @@ class Step:
         )
         verdict = judge(self._policy, evidence)
         rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
-        self._conclude(verdict, state, gradients, norm, rate, loss)
+        if verdict is Verdict.APPLY:
+            scale_gradients(gradients, clip_factor(norm, self._spec.optimizer.clip_norm) * unit)
+            self._update(rate)
+        self._conclude(verdict, state, loss)
         flags = Flags(stop > 0, save_failed > 0)
         return StepResult(verdict, problem(self._policy, evidence), norm, rate, loss, int(digest), flags)
 
@@ -106,23 +109,21 @@ class Step:
             self._model.built.loss(self._forward(batch), batch).backward()
             self._optimizer.zero_grad(set_to_none=True)
 
-    def _accumulate(self, share: Share, totals: PendingSum) -> tuple[Tensor, list[float]]:
-        """Gradients of sum of losses / valid targets of the whole step, times the loss scale.
+    def _accumulate(self, share: Share) -> Tensor:
+        """Gradients of the sum of losses over all targets of the whole step, times the loss scale; this rank's sum of
+        losses, 0-dim on the device.
 
-        Returns this rank's sum of losses (0-dim, on the device) and the totals.
+        Divided here is by all targets, a constant; how many of them carry loss is known to all only later, and brought
+        in with the clipping. So no rank waits for another between forward and backward.
         """
         loss_sum = torch.zeros((), dtype=self._formats.master, device=self._processes.device)
-        sums: list[float] = []
-        factor = 0.0
+        factor = self._scaler.scale * self._model.gradient_divisor / self._feed.targets_per_step
         for index, batch in enumerate(share.micro_batches):
             with self._model.micro_batch(last=index + 1 == len(share.micro_batches)), blame_user_code(self._spec.model):
                 loss = self._model.built.loss(self._forward(batch), batch)
-                if not sums:
-                    sums = totals.wait()
-                    factor = self._scaler.scale * self._model.gradient_divisor / max(1.0, sums[0])
                 (loss * factor).backward()
                 loss_sum += loss.detach()
-        return loss_sum, sums
+        return loss_sum
 
     def _forward(self, batch: Batch) -> Tensor:
         if self._model.is_sharded:
@@ -146,14 +147,14 @@ class Step:
                 "forward, or set requires_grad = False"
             )
 
-    def _conclude(
-        self, verdict: Verdict, state: TrainState, gradients: list[Tensor], norm: float, rate: float, loss: float | None
-    ) -> None:
+    def _update(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+
+    def _conclude(self, verdict: Verdict, state: TrainState, loss: float | None) -> None:
+        """What the verdict means for scaler and state."""
         if verdict is Verdict.APPLY:
-            scale_gradients(gradients, clip_factor(norm, self._spec.optimizer.clip_norm) / self._scaler.scale)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.step()
             self._scaler.stepped()
             if loss is not None and self._policy.spike_factor:
                 state.recent.append(loss)

@@ -14,9 +14,7 @@ from adts_trainer.heartbeat import HeartbeatWriter
 from adts_trainer.session import open_session
 
 
-def train(
-    job: DistributedTraining, context: RankContext, heartbeat: HeartbeatWriter, stop: Callable[[], bool]
-) -> None:
+def train(job: DistributedTraining, context: RankContext, heartbeat: HeartbeatWriter, stop: Callable[[], bool]) -> None:
     """Train a job to its last step as one rank of it.
 
     Raises DivergedError, PreemptedError after a save when `stop` answers true on any rank, and whatever `classify`
@@ -32,6 +30,7 @@ def train(
                 raise DivergedError(_divergence(session.state.step, result.problem))
             if result.verdict is Verdict.ROLLBACK:
                 session.roll_back()
+                continue
             if session.evaluation_due():
                 session.evaluate()
             if session.checkpoint_due():

@@ -46,8 +46,8 @@ def _recompute(built: BuiltModel) -> None:
     """Keep each layer's input only, and run its forward again in the backward pass (1604.06174)."""
     if not built.layers:
         raise ConfigError(
-            "spec.training.activationCheckpointing: full recomputes repeated layers, but the model has no ModuleList of "
-            "them; keep the layers in a torch.nn.ModuleList, or use none"
+            "spec.training.activationCheckpointing: full recomputes repeated layers, but the model has no ModuleList "
+            "of them; keep the layers in a torch.nn.ModuleList, or use none"
         )
     for layer in built.layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -77,7 +76,7 @@ def replicate(built: BuiltModel, processes: Processes, bucket_megabytes: float) 
 
 
 def shard(built: BuiltModel, processes: Processes, stage: int, formats: Formats) -> ParallelModel:
-    """FSDP2: each layer is a group of parameters that is gathered together; the rest, with tied embeddings, is the root's.
+    """FSDP2: each layer is a group of parameters gathered together; the rest, with tied embeddings, is the root's.
 
     Stage 2 keeps a layer whole from its forward to its backward pass, stage 3 gathers it twice. The root is needed
     first in the backward pass, so that it stays whole under both.
