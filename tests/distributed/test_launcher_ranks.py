@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adts_api.contract import ExitCode
-from adts_trainer.output import LINE_LIMIT
+from adts_trainer.launch.output import LINE_LIMIT
 from support.launchers import free_port, get, jobs, wait_until
 
 pytestmark = pytest.mark.distributed
@@ -65,7 +65,7 @@ def python(arguments: list[str], folder: Path, **environ: str) -> subprocess.Com
 
 def test_the_launcher_itself_imports_no_torch(tmp_path):
     code = (
-        "import sys, adts_trainer.main, adts_trainer.launcher, adts_trainer.quickstart; "
+        "import sys, adts_trainer.main, adts_trainer.launch.launcher, adts_trainer.launch.quickstart; "
         "print(sorted({'torch', 'numpy', 'deepspeed'} & set(sys.modules)))"
     )
     assert python(["-c", code], tmp_path).stdout == "[]\n"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from perf.step_time import run_rank
-from support.ranks import _FORKSERVER, Place, free_port
+from support.ranks import FORKSERVER, Place, free_port
 
 MODELS = {
     "0.8M, 2x512 tokens": ({"layers": 4, "hiddenSize": 128, "heads": 4}, 8, 128),
@@ -35,7 +35,7 @@ def test_step_time_against_bare_ddp(name: str, tmp_path: Path) -> None:
     head = {"apiVersion": "adts.dev/v1alpha1", "kind": "DistributedTraining", "metadata": {"name": "bench"}}
     config.write_text(yaml.safe_dump({**head, "spec": spec}))
     place = Place(tmp_path, free_port())
-    ranks = [_FORKSERVER.Process(target=run_rank, args=(place.context(n, 2), str(config))) for n in range(2)]
+    ranks = [FORKSERVER.Process(target=run_rank, args=(place.context(n, 2), str(config))) for n in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

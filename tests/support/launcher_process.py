@@ -14,11 +14,11 @@ def main(options: dict[str, Any]) -> int:
 
     The imports are here because every rank imports this module again, as multiprocessing does with a main module.
     """
-    from adts_trainer.agreement import Limits
-    from adts_trainer.launcher import launch
-    from adts_trainer.output import Writer
-    from adts_trainer.ranks import warm_up
-    from adts_trainer.settings import LauncherSettings
+    from adts_trainer.launch.agreement import Limits
+    from adts_trainer.launch.launcher import launch
+    from adts_trainer.launch.output import Writer
+    from adts_trainer.launch.ranks import warm_up
+    from adts_trainer.launch.settings import LauncherSettings
 
     config = Path(options.pop("config"))
     limits = replace(Limits(), **options.pop("limits", {}))

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from adts_api.contract import ExitCode
@@ -15,7 +14,7 @@ from adts_trainer.context import RankContext
 from adts_trainer.heartbeat import HeartbeatWriter
 
 
-def toy(context: RankContext, config_path: str, output: Connection | None) -> None:
+def toy(context: RankContext, config_path: str) -> None:
     """Counts steps. `ends` is a list of [rank, round, step, how]: an exit code, -9 for SIGKILL, or an error's text.
 
     `steps` and `step_seconds` are the length; every step of every rank is a line of `<folder>/trace`. SIGTERM on any
@@ -56,21 +55,21 @@ def leave(how: int | str, heartbeat: HeartbeatWriter) -> None:
     os._exit(how)
 
 
-def talk(context: RankContext, config_path: str, output: Connection | None) -> None:
+def talk(context: RankContext, config_path: str) -> None:
     """Prints lines, one without an end, one huge, one that is no UTF-8."""
     print(f"hello from {os.environ['RANK']} of {os.environ['WORLD_SIZE']}", flush=True)
     sys.stdout.buffer.write(b"bad \xff byte\n" + b"x" * 40_000 + b"\nno end")
     sys.stdout.flush()
 
 
-def sleep(context: RankContext, config_path: str, output: Connection | None) -> None:
+def sleep(context: RankContext, config_path: str) -> None:
     """Does nothing for a minute and ignores SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     write_pid(context, config_path)
     a_function_that_hangs()
 
 
-def parents(context: RankContext, config_path: str, output: Connection | None) -> None:
+def parents(context: RankContext, config_path: str) -> None:
     """Writes down how many threads the fork server has."""
     text = Path(f"/proc/{os.getppid()}/status").read_text()
     threads = next(line.split()[1] for line in text.splitlines() if line.startswith("Threads:"))

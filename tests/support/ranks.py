@@ -20,8 +20,8 @@ from adts_trainer import heartbeat, rank
 from adts_trainer.context import RankContext
 from adts_trainer.heartbeat import Heartbeat
 
-_FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["adts_trainer.rank", "torch.utils.tensorboard"])
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["adts_trainer.rank", "torch.utils.tensorboard"])
 
 BASE: dict[str, Any] = {
     "model": {"type": "gpt", "layers": 3, "hiddenSize": 32, "heads": 4, "vocabularySize": 61},
@@ -157,7 +157,7 @@ def run_job(
     place = Place(run_dir, port or free_port(), attempt, round_, uid)
     contexts = [place.context(number, world, start_timeout_seconds=start_timeout) for number in range(world)]
     processes: list[BaseProcess] = [
-        _FORKSERVER.Process(target=_start, args=(context, str(config), run_dir / "output.txt", prepare))
+        FORKSERVER.Process(target=_start, args=(context, str(config), run_dir / "output.txt", prepare))
         for context in contexts
     ]
 
@@ -200,4 +200,4 @@ def _start(context: RankContext, config: str, output: Path, prepare: Callable[[R
     os.dup2(descriptor, 2)
     if prepare is not None:
         prepare(context)
-    rank.run(context, config, None)
+    rank.run(context, config)

@@ -177,7 +177,7 @@ class Evaluation(ApiModel):
     every_steps: int = Field(0, ge=0)
     """Optimizer steps between evaluations; 0 evaluates only at the end."""
     samples: int = Field(0, ge=0)
-    """Samples of one evaluation; 0 uses all of them."""
+    """Samples of one evaluation, evenly spaced; 0 uses all of them."""
 
 
 class Data(ApiModel):

@@ -8,8 +8,8 @@ from itertools import count
 import pytest
 
 from adts_api.contract import ExitCode
-from adts_trainer.agreement import Agreement, Limits, RefusedError
-from adts_trainer.messages import Decision, Failure, Order, Report
+from adts_trainer.launch.agreement import Agreement, Limits, RefusedError
+from adts_trainer.launch.messages import Decision, Failure, Order, Report
 
 LIMITS = Limits(start_seconds=100, silence_seconds=20, peer_seconds=30, settle_seconds=0.5, drain_seconds=40)
 

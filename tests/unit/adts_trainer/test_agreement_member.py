@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from adts_api.contract import ExitCode
-from adts_trainer.agreement import Limits
-from adts_trainer.member import Aim, Goal, Identity, Member
-from adts_trainer.messages import Decision, Failure, Order
+from adts_trainer.launch.agreement import Limits
+from adts_trainer.launch.member import Aim, Goal, Identity, Member
+from adts_trainer.launch.messages import Decision, Failure, Order
 
 LIMITS = Limits(start_seconds=100, silence_seconds=20, peer_seconds=30, settle_seconds=0.5, drain_seconds=40)
 

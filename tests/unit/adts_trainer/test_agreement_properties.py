@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from adts_api.contract import ExitCode
-from adts_trainer.agreement import Agreement, Limits
-from adts_trainer.member import Aim, Goal, Identity, Member
-from adts_trainer.messages import Decision, Failure, Order, Report
+from adts_trainer.launch.agreement import Agreement, Limits
+from adts_trainer.launch.member import Aim, Goal, Identity, Member
+from adts_trainer.launch.messages import Decision, Failure, Order, Report
 
 LIMITS = Limits(
     start_seconds=100, silence_seconds=20, peer_seconds=30, settle_seconds=0.5, drain_seconds=40, barren_rounds=3

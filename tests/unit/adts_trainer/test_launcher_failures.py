@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from adts_api.contract import ExitCode
-from adts_trainer.failures import Place, failure_of
 from adts_trainer.heartbeat import Heartbeat
-from adts_trainer.messages import MESSAGE_LIMIT, shorten
-from adts_trainer.ranks import Ended
+from adts_trainer.launch.failures import Place, failure_of
+from adts_trainer.launch.messages import MESSAGE_LIMIT, shorten
+from adts_trainer.launch.ranks import Ended
 
 PLACE = Place(node=1, pod="gpt2-1-2", machine="worker-b")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adts_trainer import machine
+from adts_trainer.launch import machine
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

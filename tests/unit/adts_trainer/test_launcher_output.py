@@ -9,7 +9,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adts_trainer.output import LINE_LIMIT, QUEUE_LINES, TAIL_LIMIT, Lines, Writer
+from adts_trainer.launch.output import LINE_LIMIT, QUEUE_LINES, TAIL_LIMIT, Lines, Writer
 
 
 def test_lines_get_a_prefix():

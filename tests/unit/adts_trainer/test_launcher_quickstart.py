@@ -8,8 +8,8 @@ from adts_api.errors import ConfigError
 from adts_api.manifest import load
 from adts_api.topology import world_size
 from adts_api.validate import parse
-from adts_trainer.quickstart import default_job, new_run_folder, write_default_job
-from adts_trainer.settings import LauncherSettings
+from adts_trainer.launch.quickstart import default_job, new_run_folder, write_default_job
+from adts_trainer.launch.settings import LauncherSettings
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from adts_trainer.run_folder import run_folder
+from adts_trainer.launch.run_folder import run_folder
 
 
 def test_a_folder_is_private_and_gone_afterwards(tmp_path):

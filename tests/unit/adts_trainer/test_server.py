@@ -12,11 +12,11 @@ from aiohttp import web
 from adts_api.errors import ConfigError
 from adts_api.pod_status import PodStatus
 from adts_api.v1alpha1 import CheckpointStatus, Progress
-from adts_trainer.agreement import Agreement, Limits, RefusedError
-from adts_trainer.client import LeadClient, LeadUnavailableError
 from adts_trainer.errors import PortTakenError
-from adts_trainer.messages import Decision, Order, Report
-from adts_trainer.server import build_app, is_authorized, is_loopback, serve
+from adts_trainer.launch.agreement import Agreement, Limits, RefusedError
+from adts_trainer.launch.client import LeadClient, LeadUnavailableError
+from adts_trainer.launch.messages import Decision, Order, Report
+from adts_trainer.launch.server import build_app, is_authorized, is_loopback, serve
 
 STATUS = PodStatus(
     job_uid="u", attempt=3, round=2, state="running",

@@ -10,9 +10,9 @@ from adts_api.contract import TERMINATION_BYTES
 from adts_api.pod_status import PodStatus
 from adts_trainer.context import RankContext
 from adts_trainer.heartbeat import HeartbeatWriter
-from adts_trainer.messages import Failure
-from adts_trainer.pulse import Pulse
-from adts_trainer.status import restart, rfc3339, termination_message
+from adts_trainer.launch.messages import Failure
+from adts_trainer.launch.pulse import Pulse
+from adts_trainer.launch.status import restart, rfc3339, termination_message
 
 
 def contexts(folder: Path, round_: int = 0, processes: int = 2) -> list[RankContext]:

@@ -6,8 +6,8 @@ import pytest
 
 from adts_api.contract import CONTRACT_VERSION, Env
 from adts_api.errors import ConfigError
-from adts_trainer import machine
-from adts_trainer.settings import read_settings
+from adts_trainer.launch import machine
+from adts_trainer.launch.settings import read_settings
 
 
 @pytest.fixture

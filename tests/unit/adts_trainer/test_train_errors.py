@@ -68,6 +68,14 @@ def test_a_users_model_is_not_blamed_for_what_it_did_not_do(error: Exception) ->
         raise error
 
 
+def test_a_users_model_may_report_a_lost_peer_in_its_own_words() -> None:
+    wrapped = ValueError("my own collective failed")
+    wrapped.__cause__ = RuntimeError(GLOO)
+    with pytest.raises(ValueError) as caught, blame_user_code(Model(type="custom", factory="a:b")):
+        raise wrapped
+    assert classify(caught.value)[0] is ExitCode.LOST_PEER
+
+
 def test_a_built_in_model_that_raises_is_our_bug() -> None:
     with pytest.raises(KeyError), blame_user_code(Model(type="gpt")):
         raise KeyError("x")

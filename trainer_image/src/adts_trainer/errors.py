@@ -113,10 +113,11 @@ def is_storage_failure(error: BaseException) -> bool:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another process is gone."""
-    if _is_a(error, "DistError"):
+    """Whether a collective failed because another process is gone, also where other code wrapped that failure."""
+    if _is_a(error, "DistError") or (isinstance(error, RuntimeError) and _tells_of_lost_peer(str(error))):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST_PEER_WORDS)
+    cause = error.__cause__ or error.__context__
+    return cause is not None and is_lost_peer(cause)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -158,6 +159,10 @@ def blame_user_code(model: Model) -> Iterator[None]:
             f"spec.model.factory: {model.factory} raised {type(error).__name__}: {error} "
             f"({frame.filename}:{frame.lineno} in {frame.name})"
         ) from error
+
+
+def _tells_of_lost_peer(message: str) -> bool:
+    return any(word in message for word in _LOST_PEER_WORDS)
 
 
 def _is_a(error: BaseException, name: str) -> bool:

@@ -17,7 +17,7 @@ from adts_trainer.precision import Formats
 
 
 class Evaluator:
-    """Mean loss per valid target over the first `samples` of a held-out data set."""
+    """Mean loss per valid target over `samples` samples, evenly spaced over a held-out data set."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Evaluator:
         passes, which sharding and compilation want, and a rank that has run out repeats a sample for nothing."""
         ranks, size = self._processes.data_ranks, self._batch_size
         for start in range(0, self._samples, ranks * size):
-            ids = np.arange(start, start + ranks * size)[self._processes.data_rank :: ranks]
-            count = int((ids < self._samples).sum())
-            ids = np.minimum(ids, self._samples - 1)
+            numbers = np.arange(start, start + ranks * size)[self._processes.data_rank :: ranks]
+            count = int((numbers < self._samples).sum())
+            ids = np.minimum(numbers, self._samples - 1) * len(self._dataset) // self._samples
             yield self._dataset.batch(ids, np.zeros(size, dtype=np.int64)), count
 
 

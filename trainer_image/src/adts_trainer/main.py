@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from adts_api.contract import ExitCode, exit_reason
 from adts_api.errors import AdtsError
-from adts_trainer.settings import LauncherSettings, read_settings
+from adts_trainer.launch.settings import LauncherSettings, read_settings
 
 RUNS = Path("runs")
 """Where the quick start puts its folder, below the current one."""
@@ -65,15 +65,15 @@ def run_launcher(*, debug: bool) -> int:
 
 def _launch(settings: LauncherSettings) -> tuple[int, str]:
     """The fork server imports torch while this process imports the rest and reads the manifest."""
-    from adts_trainer.ranks import warm_up
+    from adts_trainer.launch.ranks import warm_up
 
     warm_up(settings.preload)
 
     from adts_api import manifest
     from adts_api.validate import parse
-    from adts_trainer.launcher import launch
-    from adts_trainer.output import Writer
-    from adts_trainer.quickstart import new_run_folder, write_default_job
+    from adts_trainer.launch.launcher import launch
+    from adts_trainer.launch.output import Writer
+    from adts_trainer.launch.quickstart import new_run_folder, write_default_job
 
     path = settings.config_path or write_default_job(settings, new_run_folder(RUNS))
     job = parse(manifest.load(path), str(path))

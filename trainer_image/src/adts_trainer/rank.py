@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import sys
 import traceback
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,16 +23,12 @@ from adts_trainer.heartbeat import HeartbeatWriter
 from adts_trainer.train import train
 
 
-def run(context: RankContext, config_path: str, output: Connection | None) -> NoReturn:
+def run(context: RankContext, config_path: str) -> NoReturn:
     """Train as one rank and leave with an exit code of the contract; never returns.
 
-    `output` becomes stdout and stderr. The last heartbeat carries the exit code and, after a failure, its message.
-    SIGTERM asks for a save and an end; SIGINT is the launcher's business; SIGUSR1 writes all stacks to
-    `stacks-<rank>.txt` in the run folder.
+    The last heartbeat carries the exit code and, after a failure, its message. SIGTERM asks for a save and an end;
+    SIGINT is the launcher's business.
     """
-    if output is not None:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
     heartbeat = HeartbeatWriter(context.heartbeat_path, context.round)
     code = _run(context, config_path, heartbeat)
     sys.stdout.flush()
@@ -49,11 +43,9 @@ def _run(context: RankContext, config_path: str, heartbeat: HeartbeatWriter) -> 
         nonlocal told_to_stop
         told_to_stop = True
 
-    stacks = (context.run_dir / f"stacks-{context.rank}.txt").open("w")
     try:
         signal.signal(signal.SIGTERM, on_term)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
         torch.set_num_threads(context.threads)
         heartbeat.update(phase="starting", force=True)
         train(_load(config_path), context, heartbeat, lambda: told_to_stop)

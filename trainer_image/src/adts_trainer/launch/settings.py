@@ -9,8 +9,8 @@ from pathlib import Path
 
 from adts_api.contract import CONTRACT_VERSION, LAUNCHER_PORT, MASTER_PORT, PERMANENT_EXIT_CODES, TERMINATION_FILE, Env
 from adts_api.errors import ConfigError
-from adts_trainer import machine
-from adts_trainer.agreement import Limits
+from adts_trainer.launch import machine
+from adts_trainer.launch.agreement import Limits
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 GRACE_SECONDS = 120.0

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 
-from adts_trainer.bootstrap import start_rank
 from adts_trainer.context import RankContext
-from adts_trainer.output import Lines
+from adts_trainer.launch.bootstrap import start_rank
+from adts_trainer.launch.output import Lines
 
 SINGLE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 CHUNK_BYTES = 65_536
@@ -29,7 +29,7 @@ def warm_up(preload: Sequence[str]) -> None:
     ranks set their threads after the fork. Call it from the main thread: it lives as long as the caller's thread.
     """
     os.environ.update(dict.fromkeys(SINGLE_THREAD, "1"))
-    FORKS.set_forkserver_preload(["adts_trainer.preload", "adts_trainer.bootstrap", *preload])
+    FORKS.set_forkserver_preload(["adts_trainer.launch.preload", "adts_trainer.launch.bootstrap", *preload])
     multiprocessing.forkserver.ensure_running()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 from pydantic import ValidationError
 
-from adts_trainer.messages import Decision, Report
+from adts_trainer.launch.messages import Decision, Report
 
 ANSWER_SECONDS = 10.0
 """Bound of one exchange; the lead holds an answer back for less."""

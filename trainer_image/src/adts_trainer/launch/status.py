@@ -14,7 +14,7 @@ from adts_api.contract import TERMINATION_BYTES, exit_reason
 from adts_api.pod_status import PodState, PodStatus
 from adts_api.v1alpha1 import CheckpointStatus, CommunicationStatus, Progress, Restart
 from adts_trainer.heartbeat import Heartbeat
-from adts_trainer.messages import Failure
+from adts_trainer.launch.messages import Failure
 
 NOT_YET_TRAINING = frozenset({"starting", "restoring"})
 MAX_RESTARTS = 10

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adts_api.contract import PERMANENT_EXIT_CODES, ExitCode
-from adts_trainer.messages import DRAIN_NUMBER, NO_ROUND, Decision, Failure, Order, Report, shorten
+from adts_trainer.launch.messages import DRAIN_NUMBER, NO_ROUND, Decision, Failure, Order, Report, shorten
 
 ENDS_THE_POD = frozenset(
     {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from adts_api.contract import ExitCode
 from adts_trainer.heartbeat import Heartbeat
-from adts_trainer.messages import Failure, shorten
-from adts_trainer.ranks import Ended
+from adts_trainer.launch.messages import Failure, shorten
+from adts_trainer.launch.ranks import Ended
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from adts_api.errors import ConfigError
-from adts_trainer.settings import LauncherSettings
+from adts_trainer.launch.settings import LauncherSettings
 
 STEPS = 40
 SEQUENCES = 16

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from adts_trainer.context import RankContext
-from adts_trainer.ranks import Ranks
+from adts_trainer.launch.ranks import Ranks
 
 WAIT_SECONDS = 2.0
 POLL_SECONDS = 0.05

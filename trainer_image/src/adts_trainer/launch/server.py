@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from adts_api.contract import Env
 from adts_api.errors import ConfigError
 from adts_api.pod_status import PodStatus
-from adts_trainer.agreement import RefusedError
 from adts_trainer.errors import PortTakenError
-from adts_trainer.messages import Decision, Report
-from adts_trainer.status import metrics
+from adts_trainer.launch.agreement import RefusedError
+from adts_trainer.launch.messages import Decision, Report
+from adts_trainer.launch.status import metrics
 
 MAX_BODY_BYTES = 65_536
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -12,19 +12,19 @@ from pathlib import Path
 
 from adts_api.contract import ExitCode
 from adts_api.pod_status import PodState, PodStatus
-from adts_trainer import machine, status
 from adts_trainer.context import RankContext
-from adts_trainer.failures import Place, failure_of
-from adts_trainer.link import Follower, Lead
-from adts_trainer.member import Aim, Goal, Identity, Member
-from adts_trainer.messages import Decision, Failure, Order, Report
-from adts_trainer.output import Writer
-from adts_trainer.pulse import Pulse
-from adts_trainer.ranks import Ended, Ranks
-from adts_trainer.run_folder import run_folder
-from adts_trainer.server import build_app, serve
-from adts_trainer.settings import LauncherSettings
-from adts_trainer.stacks import collect_stacks
+from adts_trainer.launch import machine, status
+from adts_trainer.launch.failures import Place, failure_of
+from adts_trainer.launch.link import Follower, Lead
+from adts_trainer.launch.member import Aim, Goal, Identity, Member
+from adts_trainer.launch.messages import Decision, Failure, Order, Report
+from adts_trainer.launch.output import Writer
+from adts_trainer.launch.pulse import Pulse
+from adts_trainer.launch.ranks import Ended, Ranks
+from adts_trainer.launch.run_folder import run_folder
+from adts_trainer.launch.server import build_app, serve
+from adts_trainer.launch.settings import LauncherSettings
+from adts_trainer.launch.stacks import collect_stacks
 
 TICK_SECONDS = 0.25
 """Between two looks at clock and heartbeats; everything else wakes the launcher at once."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adts_trainer import heartbeat, status
+from adts_trainer import heartbeat
 from adts_trainer.context import RankContext
 from adts_trainer.heartbeat import Heartbeat
+from adts_trainer.launch import status
 
 
 class Pulse:

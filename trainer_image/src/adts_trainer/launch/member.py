@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from adts_api.contract import ExitCode
-from adts_trainer.agreement import Limits
-from adts_trainer.messages import NO_ROUND, Decision, Failure, Order, Report
+from adts_trainer.launch.agreement import Limits
+from adts_trainer.launch.messages import NO_ROUND, Decision, Failure, Order, Report
 
 DRAIN_PATIENCE = 1.02
 """A launcher whose processes are gone waits for the lead's word a little longer than they had to save."""

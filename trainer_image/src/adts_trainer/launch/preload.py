@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-from adts_trainer.lifeline import die_with_parent
+from adts_trainer.launch.lifeline import die_with_parent
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

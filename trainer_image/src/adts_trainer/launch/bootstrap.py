@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 
 from adts_api.contract import Env, ExitCode
 from adts_trainer.context import RankContext
-from adts_trainer.lifeline import die_with_parent
+from adts_trainer.launch.lifeline import die_with_parent
 
-RankTarget = Callable[[RankContext, str, Connection | None], None]
+RankTarget = Callable[[RankContext, str], None]
 
 
 def start_rank(target: str, context: RankContext, config_path: str, output: Connection) -> None:
@@ -30,7 +30,7 @@ def start_rank(target: str, context: RankContext, config_path: str, output: Conn
     _dump_stacks_on_request(context)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the target can save, there is nothing to save
     os.environ.update(environment(context))
-    resolve(target)(context, config_path, None)
+    resolve(target)(context, config_path)
 
 
 def environment(context: RankContext) -> dict[str, str]:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from adts_api.v1alpha1 import Restart
-from adts_trainer.agreement import Agreement, RefusedError
-from adts_trainer.client import LeadClient, LeadUnavailableError
-from adts_trainer.member import Member
-from adts_trainer.messages import Decision, Failure, Order, Report
-from adts_trainer.settings import LauncherSettings
-from adts_trainer.status import MAX_RESTARTS, restart
+from adts_trainer.launch.agreement import Agreement, RefusedError
+from adts_trainer.launch.client import LeadClient, LeadUnavailableError
+from adts_trainer.launch.member import Member
+from adts_trainer.launch.messages import Decision, Failure, Order, Report
+from adts_trainer.launch.settings import LauncherSettings
+from adts_trainer.launch.status import MAX_RESTARTS, restart
 
 HOLD_SECONDS = 2.0
 """How long the lead holds back an answer that brings nothing new."""
