@@ -35,10 +35,10 @@ def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path, REAL, MANIFEST)
 
 
-def losses(place: Workplace) -> dict[int, float]:
-    """Loss of every step; the last word on a step that was done twice."""
+def history(place: Workplace) -> dict[int, tuple[int, float]]:
+    """By step, a digest of the ids of its samples and its loss."""
     lines = (place.folder / "runs/demo/checkpoints/metrics.jsonl").read_text().splitlines()
-    return {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
+    return {row["step"]: (row["samples_digest"], row["loss"]) for row in map(json.loads, lines) if "loss" in row}
 
 
 def ranks_of(launcher: int) -> list[int]:
@@ -55,7 +55,7 @@ def test_two_workers_train_to_the_end(place: Workplace) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     status = place.status()
     assert (status["phase"], status["progress"]["step"], status["checkpoint"]["step"]) == ("Succeeded", 60, 60)
-    assert status["progress"]["loss"] == pytest.approx(losses(place)[60], rel=1e-6)
+    assert status["progress"]["loss"] == pytest.approx(history(place)[60][1], rel=1e-6)
     assert "[adts] AllWorkersRunning: all 2 workers of attempt 1 run" in done.stdout
     assert re.search(r"demo-0-1 \[rank 0\] step 60/60", done.stdout)
 
@@ -69,7 +69,9 @@ def test_bad_data_ends_with_its_code_and_one_message(place: Workplace) -> None:
     assert place.status()["attempt"] == 1
 
 
-def test_a_killed_run_resumes_with_the_same_losses(place: Workplace, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_killed_run_resumes_with_the_same_samples_and_losses(
+    place: Workplace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     long = ("run", "training.yaml", "--set", "training.steps=300")
     whole = Workplace(tmp_path_factory.mktemp("whole"), REAL, MANIFEST)
     assert whole.adts(*long).returncode == 0
@@ -84,7 +86,8 @@ def test_a_killed_run_resumes_with_the_same_losses(place: Workplace, tmp_path_fa
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(is_gone(pid) for pid in pids)
     assert place.status()["attempt"] == 2
-    assert losses(place) == losses(whole)
+    assert len(history(whole)) == 300
+    assert history(place) == history(whole)
 
 
 def test_a_killed_process_is_restarted_in_place(place: Workplace, measured: Callable[[str], None]) -> None:
