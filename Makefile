@@ -48,7 +48,7 @@ crds: venv ## write the generated files: CRD, docs/manifest.md, docs/contract.md
 verify: venv ## fail if a generated file differs from its source
 	@$(BIN)/python -m adts_api.crd --check
 
-bench: venv ## step time against a bare torch DDP loop, start-up time, restart time
+bench: venv ## step time against a bare torch DDP loop, and start-up time (printed, not asserted)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -s --timeout=600 tests/perf
 
 image: ## build both images with docker or buildah

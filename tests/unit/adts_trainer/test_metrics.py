@@ -17,6 +17,7 @@ from adts_trainer.heartbeat import HeartbeatWriter
 from adts_trainer.metrics import Metrics, peak_flops, truncate
 from adts_trainer.state import TrainState
 from adts_trainer.step import Flags, StepResult
+from support.ranks import Place
 
 
 def spec(folder: Path, **training: object) -> Spec:
@@ -39,27 +40,7 @@ def metrics(folder: Path, context: RankContext, job: Spec | None = None, peak: f
 
 @pytest.fixture
 def context(tmp_path: Path) -> RankContext:
-    return rank_context(tmp_path, 0)
-
-
-def rank_context(folder: Path, rank: int) -> RankContext:
-    return RankContext(
-        rank=rank,
-        local_rank=rank,
-        world_size=2,
-        local_world_size=2,
-        node_rank=0,
-        nnodes=1,
-        master_addr="localhost",
-        master_port=1,
-        job_name="job",
-        job_uid="uid",
-        attempt=1,
-        round=0,
-        device="cpu",
-        threads=1,
-        run_dir=folder,
-    )
+    return Place(tmp_path, port=1).context(0, world=2)
 
 
 def result(loss: float | None, problem: str = "") -> StepResult:
@@ -115,13 +96,13 @@ def test_a_step_between_moves_the_heartbeat_only(tmp_path: Path, context: RankCo
 
 
 def test_other_ranks_write_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recorder = metrics(tmp_path, rank_context(tmp_path, 1))
+    recorder = metrics(tmp_path, Place(tmp_path, port=1).context(1, world=2))
     recorder.start(0)
     recorder.record(TrainState(step=10), result(1.0, "a problem"))
     recorder.record_evaluation(10, 1.5)
     assert not (tmp_path / "metrics.jsonl").exists()
     assert capsys.readouterr().out == ""
-    beat = heartbeat.read(rank_context(tmp_path, 1).heartbeat_path)
+    beat = heartbeat.read(Place(tmp_path, port=1).context(1, world=2).heartbeat_path)
     assert beat is not None
     assert (beat.loss, beat.evaluation_loss) == (1.0, 1.5)
 

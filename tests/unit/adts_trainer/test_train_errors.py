@@ -14,7 +14,6 @@ from adts_api.contract import ExitCode
 from adts_api.errors import ConfigError
 from adts_api.topology import Topology
 from adts_api.training import Model
-from adts_trainer.context import RankContext
 from adts_trainer.distributed_setup import open_processes
 from adts_trainer.errors import (
     DataError,
@@ -25,6 +24,7 @@ from adts_trainer.errors import (
     blame_user_code,
     classify,
 )
+from support.ranks import Place
 
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4321"
 
@@ -91,23 +91,7 @@ def test_a_users_model_is_blamed_with_its_frame() -> None:
 
 def test_fewer_devices_than_processes_name_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    context = RankContext(
-        rank=0,
-        local_rank=0,
-        world_size=2,
-        local_world_size=2,
-        node_rank=3,
-        nnodes=1,
-        master_addr="localhost",
-        master_port=1,
-        job_name="job",
-        job_uid="uid",
-        attempt=1,
-        round=0,
-        device="cuda",
-        threads=1,
-        run_dir=tmp_path,
-    )
+    context = Place(tmp_path, port=1).context(0, world=2, node_rank=3, device="cuda")
     with (
         pytest.raises(DeviceMissingError, match=r"node .* \(node rank 3\): 1 CUDA devices, but 2 processes"),
         open_processes(context, Topology(1, 2, 1, 1)),
