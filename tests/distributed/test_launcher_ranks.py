@@ -12,6 +12,7 @@ import pytest
 
 from adts_api.contract import ExitCode
 from adts_trainer.launch.output import LINE_LIMIT
+from adts_trainer.launch.settings import LauncherSettings
 from support.launchers import free_port, get, jobs, wait_until
 
 pytestmark = pytest.mark.distributed
@@ -34,7 +35,11 @@ def test_every_line_carries_its_rank(job):
     assert first[5] == "no end"
 
 
-@pytest.mark.parametrize("preload", [["support.launcher_targets"], ["torch", "support.launcher_targets"]])
+@pytest.mark.parametrize(
+    "preload",
+    [["support.launcher_targets"], [*LauncherSettings.preload, "support.launcher_targets"]],
+    ids=["without torch", "as it is"],
+)
 def test_the_fork_server_has_one_thread_and_no_cuda(job, preload):
     """A child forked from a process with threads hangs at its first operation on two of them."""
     one = job({}, target="support.launcher_targets:parents", options={"preload": preload})

@@ -73,7 +73,8 @@ def parents(context: RankContext, config_path: str) -> None:
     """Writes down how many threads the fork server has."""
     text = Path(f"/proc/{os.getppid()}/status").read_text()
     threads = next(line.split()[1] for line in text.splitlines() if line.startswith("Threads:"))
-    cuda = any("nvidia" in line for line in Path(f"/proc/{os.getppid()}/maps").read_text().splitlines())
+    maps = Path(f"/proc/{os.getppid()}/maps").read_text()
+    cuda = "/libcuda.so" in maps or "/dev/nvidia" in maps  # the driver; torch's own libraries are harmless
     torch_loaded = "torch" in sys.modules
     report = {"threads": int(threads), "cuda": cuda, "torch": torch_loaded, "omp": os.environ["OMP_NUM_THREADS"]}
     (Path(config_path).parent / f"parents-{context.rank}.json").write_text(json.dumps(report))

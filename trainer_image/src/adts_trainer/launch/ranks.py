@@ -18,6 +18,8 @@ from adts_trainer.launch.bootstrap import start_rank
 from adts_trainer.launch.output import Lines
 
 SINGLE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+NO_DRIVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""An import that asks whether there is a GPU must not start the CUDA driver, which does not survive a fork."""
 CHUNK_BYTES = 65_536
 FORKS = multiprocessing.get_context("forkserver")
 
@@ -28,7 +30,7 @@ def warm_up(preload: Sequence[str]) -> None:
     It must stay single-threaded (a child forked after one operation on two threads hangs), hence the environment;
     ranks set their threads after the fork. Call it from the main thread: it lives as long as the caller's thread.
     """
-    os.environ.update(dict.fromkeys(SINGLE_THREAD, "1"))
+    os.environ.update(dict.fromkeys(SINGLE_THREAD, "1") | NO_DRIVER)
     FORKS.set_forkserver_preload(["adts_trainer.launch.preload", "adts_trainer.launch.bootstrap", *preload])
     multiprocessing.forkserver.ensure_running()
 
