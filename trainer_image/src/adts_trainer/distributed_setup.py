@@ -137,7 +137,7 @@ def _store(context: RankContext) -> dist.Store:
     if context.world_size == 1:
         return dist.HashStore()
     store = dist.TCPStore(
-        context.master_addr,
+        "127.0.0.1" if context.master_addr == "localhost" else context.master_addr,  # a bare machine has no such name
         context.master_port,
         context.world_size,
         is_master=context.is_lead,
