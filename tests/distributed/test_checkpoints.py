@@ -130,3 +130,12 @@ def test_buffers_of_a_users_model_are_kept(stage: int, tmp_path: Path) -> None:
     whole = run_job(tmp_path / "whole", 2, spec(training={"steps": 6}, **job)).expect()
     assert halves.series("loss") == whole.series("loss")
     assert load_weights(whole.folder / "6-1")["seen"] == 6
+
+
+@pytest.mark.parametrize("path", ["file", "file/checkpoints"])
+def test_a_checkpoint_path_that_is_no_folder_is_named_by_all(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    job = spec(training={"steps": 2}, checkpoint={"path": str(tmp_path / path)})
+    run = run_job(tmp_path / "run", 2, job).expect(ExitCode.STORAGE)
+    assert set(run.errors) == {run.errors[0]}
+    assert run.errors[0].startswith(f"{tmp_path / path}/latest: cannot read: Not a directory; spec.checkpoint.path ")

@@ -57,7 +57,8 @@ def test_rollback_ends_where_skipping_ends(tmp_path: Path) -> None:
 
 
 def test_rollback_without_a_checkpoint_stops(tmp_path: Path) -> None:
-    run_job(tmp_path, 2, failing("rollback", "nan", [2])).expect(ExitCode.DIVERGED)
+    run = run_job(tmp_path, 2, failing("rollback", "nan", [2])).expect(ExitCode.DIVERGED)
+    assert "there is no checkpoint yet to roll back to" in run.errors[0]
 
 
 def test_a_loss_spike_is_a_divergence_where_it_is_looked_for(tmp_path: Path) -> None:

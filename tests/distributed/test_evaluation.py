@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from adts_api.contract import ExitCode
 from adts_api.training import Data
-from adts_trainer.data.memmap import open_token_files
+from adts_trainer.data.memmap import Sidecar, open_token_files, write_sidecar
 from adts_trainer.weights import find_checkpoint, load_model
 from support.faults import UnevenTargets, uneven_targets
 from support.ranks import run_job, spec
@@ -76,3 +77,17 @@ def loss_of(directory: Path, held_out: UnevenTargets) -> float:
     with torch.no_grad():
         logits = model(batch.inputs, batch.keys)
     return cross_entropy(logits.flatten(0, 1), batch.targets.flatten()).item()
+
+
+@pytest.mark.parametrize("described", [False, True], ids=["without .json", "with its own .json"])
+def test_held_out_ids_outside_the_training_vocabulary_end_the_start(described: bool, tmp_path: Path) -> None:
+    data = token_files(tmp_path)
+    write_sidecar(tmp_path / "train.bin", Sidecar("uint8", 61, 4000, "bytes"))
+    tokens = np.full(500, 99, dtype=np.uint8)
+    tokens.tofile(tmp_path / "held-out.bin")
+    if described:
+        write_sidecar(tmp_path / "held-out.bin", Sidecar("uint8", 256, 500, "bytes"))
+    job = spec(data=data, model={"vocabularySize": 0}, training={"steps": 2})
+    run = run_job(tmp_path / "run", 2, job).expect(ExitCode.BAD_DATA)
+    assert [error for error in run.errors if "token id 99 is outside the vocabulary of 61 ids" not in error] == []
+    assert not (run.folder / "metrics.jsonl").exists()

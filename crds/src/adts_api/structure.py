@@ -174,7 +174,7 @@ def translate(details: ErrorDetails) -> tuple[FieldError, str]:
     }
     if kind in bounds:
         key, problem, fix = bounds[kind]
-        bound = f"{context[key]:g}"
+        bound = f"{context[key]:g}" if isinstance(context[key], float) else str(context[key])
         return FieldError(path, f"{show(value)} {problem} {bound}", f"{fix} {bound}"), ""
     return FieldError(path, f"{describe(value)}: {details['msg']}", "see docs/manifest.md"), ""
 

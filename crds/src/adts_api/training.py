@@ -136,9 +136,9 @@ class Model(ApiModel):
     folder."""
     shape: Literal["gpt2", "llama"] = "gpt2"
     """gpt only. gpt2: LayerNorm, learned positions, GELU, biases. llama: RMSNorm, RoPE, SwiGLU, no biases."""
-    layers: int = Field(4, ge=1)
+    layers: int = Field(4, ge=1, le=10_000)
     """Transformer blocks (gpt) or hidden layers (mlp)."""
-    hidden_size: int = Field(256, ge=1)
+    hidden_size: int = Field(256, ge=1, le=1_000_000)
     """Width of the residual stream (gpt) or of the hidden layers (mlp)."""
     heads: int = Field(4, ge=1)
     """gpt only. Attention heads; must divide hiddenSize."""
@@ -196,7 +196,7 @@ class Data(ApiModel):
     """jsonl only. Field of each line that holds the text."""
     token_type: Literal["auto", "uint8", "uint16", "uint32"] = "auto"
     """tokens only. Integer type of the memmap; `auto` reads the .json beside it, else uint16."""
-    sequence_length: int = Field(256, ge=1)
+    sequence_length: int = Field(256, ge=1, le=16_777_216)
     """Tokens of one sample."""
     shuffle: bool = True
     """Visit the samples of an epoch in an order that is a function of (seed, epoch)."""
@@ -245,7 +245,7 @@ class Training(ApiModel):
 
     steps: int = Field(0, ge=0)
     """Optimizer steps of the whole job; must be set with a model."""
-    global_batch_size: int = Field(8, ge=1)
+    global_batch_size: int = Field(8, ge=1, le=16_777_216)
     """Samples per optimizer step of the whole job, whatever the world size."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is cuda where the workers have GPUs, never a silent fall back to CPU."""

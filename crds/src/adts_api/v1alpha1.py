@@ -36,11 +36,11 @@ Phase = Literal["Pending", "Queued", "Starting", "Running", "Restarting", "Suspe
 class Workers(ApiModel):
     """The gang: `replicas` equal pods, one process per device in each."""
 
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(1, ge=1, le=100_000)
     """Pods of the job."""
-    gpus_per_worker: int = Field(0, ge=0)
+    gpus_per_worker: int = Field(0, ge=0, le=1024)
     """GPUs, and so processes, of one pod; 0 trains on the CPU."""
-    processes_per_worker: int = Field(0, ge=0)
+    processes_per_worker: int = Field(0, ge=0, le=1024)
     """Processes of one pod for CPU runs; 0 means one per GPU, or one."""
     gpu_memory: str = Field("", pattern=r"^([0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?)?$")
     """Memory of one GPU as a quantity such as 80Gi, for planning; empty means unknown."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import sys
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
@@ -60,7 +62,13 @@ class View:
         self.say(f"{event.reason}: {event.message}")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """Where nobody reads any more, or the disk of the log is full, the training goes on unseen."""
+        try:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        except (OSError, SystemExit):  # rich turns a broken pipe into SystemExit
+            self.console = Console(quiet=True)
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class LiveView(View):

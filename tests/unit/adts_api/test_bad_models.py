@@ -48,10 +48,10 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "model={type: gpt, shape: llama, hiddenSize: 15, heads: 3}",
         ["spec.model.heads: 3 gives heads the odd size 5, but RoPE rotates pairs; make hiddenSize even"],
     ),
-    "a number too large to factor": (
+    "a width beyond the bound": (
         GPT,
         "model={type: gpt, hiddenSize: 9000000000000000001, heads: 7}",
-        ["spec.model.heads: 7 does not divide hiddenSize 9000000000000000001; use a divisor of 9000000000000000001"],
+        ["spec.model.hiddenSize: 9000000000000000001 is above 1000000; use at most 1000000"],
     ),
     "key and value heads": (
         GPT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adts_trainer import checkpoint_files as files
-from adts_trainer.errors import CheckpointError, FencedError
+from adts_trainer.errors import CheckpointError, FencedError, StorageError
 
 FIRST, SECOND = files.Claim("job", 1), files.Claim("job", 2)
 
@@ -28,7 +29,18 @@ def write(root: Path, step: int, claim: files.Claim = FIRST) -> str:
 
 def manifest(root: Path, name: str, step: int) -> dict[str, object]:
     facts = files.facts_of_rank(root, name, 0)
-    return {"step": step, "time": files.now(), "files": [vars(entry) for entry in facts]}
+    return {
+        "format": files.FORMAT,
+        "step": step,
+        "attempt": 1,
+        "consumedSamples": 16 * step,
+        "skippedSteps": [3],
+        "recentLosses": [2.5, 2],
+        "scaler": {"scale": 1.0, "goodSteps": 0},
+        "optimizer": "adamw",
+        "time": files.now(),
+        "files": [vars(entry) for entry in facts],
+    }
 
 
 def commit(root: Path, step: int, claim: files.Claim = FIRST, operations: int | None = None) -> list[str]:
@@ -146,10 +158,26 @@ def test_a_later_attempt_is_newer_than_a_later_step_of_an_older_one(tmp_path: Pa
     assert [path.name for path in files.checkpoints(tmp_path)] == ["20-2", "30-1"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"directory": "gone-1"}', '{"step": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"directory": "gone-1"}',
+        '{"directory": "30-1"}',
+        '{"step": 3}',
+        '{"directory": ""}',
+        '{"directory": "."}',
+        '{"directory": "../other/10-1"}',
+        '{"directory": "20-1.writing"}',
+        '{"directory": 7}',
+    ],
+)
 def test_a_useless_latest_falls_back_to_the_newest(text: str, tmp_path: Path) -> None:
     files.claim_folder(tmp_path, FIRST)
     commit(tmp_path, 10)
+    write(tmp_path, 20)
     (tmp_path / "latest").write_text(text)
     assert loadable(tmp_path) == 10
 
@@ -176,3 +204,85 @@ def test_each_rank_accounts_for_its_own_files(tmp_path: Path) -> None:
         (files.writing_path(tmp_path, name) / f"__{rank}_0.distcp").write_bytes(b"x")
     names = [[entry.name for entry in files.facts_of_rank(tmp_path, name, rank)] for rank in (0, 1, 11)]
     assert names == [[".metadata", "__0_0.distcp"], ["__1_0.distcp"], ["__11_0.distcp"]]
+
+
+FILE = {"name": "a", "bytes": 1, "crc32": 2}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", 2),
+        ("format", None),
+        ("step", "10"),
+        ("step", True),
+        ("attempt", None),
+        ("consumedSamples", 1.5),
+        ("skippedSteps", {}),
+        ("skippedSteps", ["3"]),
+        ("recentLosses", 2.5),
+        ("recentLosses", [None]),
+        ("scaler", None),
+        ("scaler", {"scale": 1.0}),
+        ("optimizer", 7),
+        ("time", 1700000000),
+        ("files", {"a": FILE}),
+        ("files", ["a"]),
+        ("files", [{**FILE, "bytes": "1"}]),
+        ("files", [{**FILE, "crc32": None}]),
+        ("files", [{**FILE, "name": "../a"}]),
+        ("files", [{**FILE, "owner": "b"}]),
+    ],
+)
+def test_a_malformed_field_of_a_manifest_is_named(field: str, value: object, tmp_path: Path) -> None:
+    files.claim_folder(tmp_path, FIRST)
+    commit(tmp_path, 10)
+    path = tmp_path / "10-1" / "manifest.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, field: value}))
+    with pytest.raises(CheckpointError, match=rf"10-1: manifest\.json.*{field}.*delete "):
+        loadable(tmp_path)
+    del raw[field]
+    path.write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match=rf"10-1: manifest\.json.*{field}"):
+        loadable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"uid": "job", "attempt": "x"}', '{"uid": 7, "attempt": 1}', '{"uid": "job", "attempt": 1.5}'],
+)
+def test_a_malformed_lock_is_named(text: str, tmp_path: Path) -> None:
+    lock = tmp_path / "attempt.lock"
+    lock.write_text(text)
+    for use in (files.claim_folder, files.check_fence):
+        with pytest.raises(
+            CheckpointError, match=r"attempt\.lock: .*delete it if no other process of the job is alive"
+        ):
+            use(tmp_path, SECOND)
+    assert lock.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("latest", files.latest),
+        ("attempt.lock", lambda root: files.claim_folder(root, FIRST)),
+        ("10-1/manifest.json", loadable),
+    ],
+    ids=["latest", "lock", "manifest"],
+)
+def test_a_folder_in_place_of_a_file_is_named(name: str, use: Callable[[Path], object], tmp_path: Path) -> None:
+    files.claim_folder(tmp_path, FIRST)
+    commit(tmp_path, 10)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(StorageError, match=rf"{name}: cannot read: Is a directory; "):
+        use(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "checkpoints"])
+def test_a_file_in_place_of_the_folder_is_named(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/.*: cannot read: Not a directory; spec\.checkpoint\.path must be"):
+        files.latest(tmp_path / "file" / below)

@@ -153,3 +153,26 @@ def test_an_id_outside_the_vocabulary_is_named_when_it_is_read(tmp_path: Path) -
         DataError, match=r"token id 99 is outside the vocabulary of 50 ids; .*spec\.model\.vocabularySize"
     ):
         dataset.batch(np.array([0]), np.array([0]))
+
+
+def test_the_narrower_vocabulary_of_model_and_description_bounds_the_ids(tmp_path: Path) -> None:
+    dataset = open_(write(tmp_path / "a.bin", [1, 2, 3, 99, 4], vocabulary=200), vocabulary=50)
+    with pytest.raises(DataError, match="token id 99 is outside the vocabulary of 50 ids"):
+        dataset.batch(np.array([0]), np.array([0]))
+
+
+@pytest.mark.parametrize(("dtype", "is_refused"), [("uint8", True), ("uint16", False)])
+def test_held_out_tokens_of_an_unstated_type_are_not_guessed(dtype: str, is_refused: bool, tmp_path: Path) -> None:
+    training = write(tmp_path / "train.bin", [1] * 20, dtype, vocabulary=9)
+    held_out = write(tmp_path / "held-out.bin", [1] * 20, dtype)
+    data = Data(type="tokens", path=str(training), sequence_length=4)
+
+    def open_held_out(data: Data) -> Dataset:
+        return open_dataset(
+            data, path=str(held_out), seed=0, cache_dir=tmp_path, is_local_lead=True, barrier=lambda: None
+        )
+
+    if is_refused:
+        with pytest.raises(DataError, match=r"held-out\.bin: has no held-out\.json .*train\.bin is of uint8; "):
+            open_held_out(data)
+    assert len(open_held_out(data.model_copy(update={"token_type": dtype}))) == 4

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adts_trainer.divergence import PATIENCE, Evidence, Policy, Verdict, judge, problem
+from adts_trainer.train import divergence_message
 
 GOOD = Evidence(
     step=20,
@@ -115,3 +116,20 @@ def test_a_step_is_applied_exactly_if_nothing_is_wrong(
     assert (verdict is Verdict.APPLY) == (problem(policy, evidence) == "")
     assert math.isfinite(norm) or verdict is not Verdict.APPLY
     assert verdict.name.lower() in {"apply", "overflow", "stop", action}
+
+
+@pytest.mark.parametrize(
+    ("policy", "has_checkpoint", "advice"),
+    [
+        ("stop", True, "or set spec.training.onDivergence to skip or rollback"),
+        ("skip", True, f"the {PATIENCE} steps before it were left out already"),
+        ("rollback", True, f"{PATIENCE} steps since the last checkpoint were left out already"),
+        ("rollback", False, "there is no checkpoint yet to roll back to; set spec.checkpoint.everySteps lower"),
+    ],
+)
+def test_the_advice_is_what_was_not_tried(policy: str, has_checkpoint: bool, advice: str) -> None:
+    message = divergence_message(policy, 20, "the loss is nan", has_checkpoint=has_checkpoint)
+    assert message.startswith("step 21: the loss is nan; ")
+    assert advice in message
+    assert "lower spec.optimizer.learningRate" in message
+    assert ("onDivergence" in message) == (policy == "stop")

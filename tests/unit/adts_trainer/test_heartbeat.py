@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
+
 from adts_trainer.heartbeat import Heartbeat, HeartbeatWriter, read
 
 
@@ -53,3 +55,25 @@ def test_a_loss_that_is_not_finite_survives(tmp_path):
     path = tmp_path / "rank-0.json"
     HeartbeatWriter(path, 0).update(loss=math.nan, force=True)
     assert math.isnan(read(path).loss)
+
+
+WRONG = {
+    "step": "x",
+    "steps": True,
+    "loss": "nan",
+    "checkpoint_step": "7",
+    "checkpoint_path": 7,
+    "checkpoint_at": None,
+    "wire_bytes_per_step": -1,
+    "exit_code": 1.5,
+    "phase": ["training"],
+    "time": "now",
+    "mfu": 10**400,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_value_of_another_type_is_left_out(name, tmp_path):
+    path = tmp_path / "rank-0.json"
+    path.write_text(json.dumps({"round": 2, "tokens_per_second": 5, name: WRONG[name]}))
+    assert read(path) == Heartbeat(round=2, tokens_per_second=5)

@@ -6,7 +6,7 @@ import pytest
 
 from adts_api.contract import ExitCode
 from adts_trainer.heartbeat import Heartbeat
-from adts_trainer.launch.failures import Place, failure_of
+from adts_trainer.launch.failures import Place, failure_of, too_early
 from adts_trainer.launch.messages import MESSAGE_LIMIT, shorten
 from adts_trainer.launch.ranks import Ended
 
@@ -50,6 +50,22 @@ def describe(code: int, beat: Heartbeat | None = None, tail: str = "", *, memory
 def test_the_message_of_a_failure(failure, text):
     assert str(failure) == text
     assert (failure.node, failure.pod, failure.machine) == (1, "gpt2-1-2", "worker-b")
+
+
+@pytest.mark.parametrize(
+    ("code", "beat", "expected"),
+    [
+        (0, Heartbeat(exit_code=0), 0),
+        (0, Heartbeat(phase="training", step=2, steps=9), ExitCode.CRASH),
+        (0, None, 0),
+        (66, Heartbeat(phase="training"), 66),
+    ],
+    ids=["it said so", "in the middle", "a target without heartbeats", "another code"],
+)
+def test_code_0_before_the_end_is_a_crash(code, beat, expected):
+    ended = too_early(Ended(0, code, False, "tail"), beat)
+    assert ended.code == expected
+    assert ("exited with code 0 before its last step" in ended.tail) == (expected == ExitCode.CRASH)
 
 
 def test_a_lost_peer_is_a_consequence_and_nothing_else_is():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adts_api.training import Optimizer
+from adts_trainer.errors import UserCodeError
 from adts_trainer.optimizer import build_optimizer, clip_factor, global_norm, local_gradients, scale_gradients
 
 
@@ -80,3 +81,8 @@ def test_scaling_is_in_place() -> None:
     gradients = [torch.ones(2), torch.full((3,), 2.0)]
     scale_gradients(gradients, 0.5)
     assert [gradient.tolist() for gradient in gradients] == [[0.5, 0.5], [1.0, 1.0, 1.0]]
+
+
+def test_a_model_without_trainable_parameters_is_refused() -> None:
+    with pytest.raises(UserCodeError, match="no trainable parameter"):
+        build_optimizer(nn.Identity(), Optimizer())

@@ -113,3 +113,20 @@ def test_the_last_status_fits_the_termination_log():
     assert (read.exit_code, read.message.endswith("end")) == (4, True)
     small = PodStatus(message="m", restarts=[restart(failure.model_copy(update={"message": "short"}), 1.0)])
     assert PodStatus.model_validate_json(termination_message(small)) == small
+
+
+def test_a_malformed_heartbeat_does_not_end_the_launcher(tmp_path):
+    pulse, (zero,) = Pulse(), contexts(tmp_path, processes=1)
+    pulse.begin([zero])
+    wrong = {
+        "checkpoint_step": 5,
+        "checkpoint_path": 7,
+        "checkpoint_at": [],
+        "steps": "many",
+        "loss": {},
+        "time": 1e300,
+    }
+    zero.heartbeat_path.write_text(json.dumps({"phase": "training", "step": 3, **wrong}))
+    pulse.take()
+    assert (pulse.step, pulse.memory.progress.step, pulse.memory.progress.at) == (3, 3, "")
+    assert (pulse.memory.checkpoint.step, pulse.memory.checkpoint.path) == (5, "")

@@ -76,6 +76,12 @@ def test_a_users_model_may_report_a_lost_peer_in_its_own_words() -> None:
     assert classify(caught.value)[0] is ExitCode.LOST_PEER
 
 
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt()], ids=repr)
+def test_a_users_model_that_ends_the_process_is_blamed(error: BaseException) -> None:
+    with pytest.raises(UserCodeError, match=type(error).__name__), blame_user_code(Model(type="custom", factory="a:b")):
+        raise error
+
+
 def test_a_built_in_model_that_raises_is_our_bug() -> None:
     with pytest.raises(KeyError), blame_user_code(Model(type="gpt")):
         raise KeyError("x")

@@ -32,8 +32,6 @@ from adts_trainer.model_card import FILE_NAME, write_model_card
 from adts_trainer.precision import LossScaler
 from adts_trainer.state import TrainState
 
-_FORMAT = 1
-
 
 @dataclass(frozen=True)
 class Saved:
@@ -77,7 +75,8 @@ class Checkpointer:
     def find(self) -> Path | None:
         """Claim the folder; the checkpoint to continue from, if there is one.
 
-        Raises FencedError, StorageError, or CheckpointError where `resume: never` finds one; each on all ranks.
+        Raises FencedError, StorageError, or CheckpointError where `resume: never` finds one or the lock is malformed;
+        each on all ranks.
         """
         return self._processes.together(self._find)[0]
 
@@ -143,13 +142,13 @@ class Checkpointer:
         """On the lead: take the folder and name the checkpoint to continue from."""
         if not self._processes.is_lead:
             return None
-        found = files.latest(self._root)
-        if found is not None and self._spec.checkpoint.resume == "never":
-            raise CheckpointError(
-                f"spec.checkpoint.resume: never, but {found} exists; use auto to continue from it, or another "
-                "spec.checkpoint.path"
-            )
         try:
+            found = files.latest(self._root)
+            if found is not None and self._spec.checkpoint.resume == "never":
+                raise CheckpointError(
+                    f"spec.checkpoint.resume: never, but {found} exists; use auto to continue from it, or another "
+                    "spec.checkpoint.path"
+                )
             files.claim_folder(self._root, self._claim)
         except OSError as error:
             raise storage_error(self._root, error) from error
@@ -170,7 +169,7 @@ class Checkpointer:
     def _manifest(self, state: TrainState) -> dict[str, Any]:
         spec = self._spec
         return {
-            "format": _FORMAT,
+            "format": files.FORMAT,
             **state.to_json(),
             "scaler": self._scaler.state(),
             "attempt": self._claim.attempt,

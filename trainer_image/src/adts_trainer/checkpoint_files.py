@@ -17,14 +17,16 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from adts_trainer.errors import CheckpointError, FencedError
+from adts_trainer.errors import CheckpointError, FencedError, StorageError
 
+FORMAT = 1
+"""Version of the layout of a checkpoint, as its manifest states it."""
 LATEST, LOCK, MANIFEST = "latest", "attempt.lock", "manifest.json"
 _WRITING, _DELETING = ".writing", ".deleting"
 _SHARED = ".metadata"
@@ -60,7 +62,8 @@ def writing_path(root: Path, name: str) -> Path:
 
 
 def claim_folder(root: Path, claim: Claim) -> None:
-    """Take a folder for this attempt and remove what a crash left half done. Raises FencedError for an older attempt.
+    """Take a folder for this attempt and remove what a crash left half done. Raises FencedError for an older attempt,
+    CheckpointError for a malformed lock.
 
     The folder of another job is taken over: its own next commit will find itself fenced.
     """
@@ -73,12 +76,19 @@ def claim_folder(root: Path, claim: Claim) -> None:
 
 
 def check_fence(root: Path, claim: Claim, *, other_job_may_own: bool = False) -> None:
-    """Raise FencedError where a higher attempt, or another job, has claimed the folder since."""
+    """Raise FencedError where a higher attempt, or another job, has claimed the folder since; CheckpointError where
+    the lock is malformed, so that nobody knows who has."""
     lock = root / LOCK
     raw = _read_json(lock)
-    if raw is None:
+    if raw is None and not lock.exists():
         return
-    owner = Claim(str(raw.get("uid", "")), int(raw.get("attempt", 0)))
+    uid, attempt = (raw or {}).get("uid"), (raw or {}).get("attempt")
+    if not isinstance(uid, str) or not _is_count(attempt):
+        raise CheckpointError(
+            f"{lock}: is no lock of adts (JSON with a text `uid` and a whole `attempt`); delete it if no other process "
+            "of the job is alive"
+        )
+    owner = Claim(uid, attempt)
     same_job = owner.uid == claim.uid
     if (same_job and owner.attempt > claim.attempt) or (not same_job and not other_job_may_own):
         who = f"attempt {owner.attempt}" if same_job else f"job {owner.uid}"
@@ -153,17 +163,24 @@ def checkpoints(root: Path) -> list[Path]:
 
 def latest(root: Path) -> Path | None:
     """The checkpoint to continue from: the one `latest` names, or the newest there is if that one is gone."""
-    raw = _read_json(root / LATEST)
-    if raw is not None and (root / str(raw.get("directory"))).is_dir():
-        return root / str(raw["directory"])
+    named = str((_read_json(root / LATEST) or {}).get("directory"))
+    if _NAME.fullmatch(named) and (root / named).is_dir():
+        return root / named
     return next(iter(checkpoints(root)), None)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint. Raises CheckpointError where there is none."""
+    """The manifest of a checkpoint, its fields checked. Raises CheckpointError where it is missing or malformed."""
     raw = _read_json(directory / MANIFEST)
-    if raw is None or "files" not in raw:
+    if raw is None:
         raise damaged(directory, f"{MANIFEST} is missing or no JSON")
+    if raw.get("format") != FORMAT:
+        raise damaged(
+            directory, f"{MANIFEST} has format {raw.get('format')!r}, but this version of adts reads {FORMAT}"
+        )
+    for field, (is_valid, expected) in _FIELDS.items():
+        if field not in raw or not is_valid(raw[field]):
+            raise damaged(directory, f"{MANIFEST}: `{field}` is missing or not {expected}")
     return raw
 
 
@@ -196,12 +213,63 @@ def now() -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file, or no JSON object in it."""
+    """None where there is no such file, or no JSON object in it. Raises StorageError where it cannot be read."""
     try:
         raw = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot read: {error.strerror or error}; spec.checkpoint.path must be a folder that this user can "
+            "read and write, and this a file in it"
+        ) from error
     return raw if isinstance(raw, dict) else None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0  # True is an int, too
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_file(value: Any) -> bool:
+    """Whether this is a `FileFacts` as JSON, of a file directly in the checkpoint."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"name", "bytes", "crc32"}
+        and _is_text(value["name"])
+        and Path(value["name"]).name == value["name"]
+        and _is_count(value["bytes"])
+        and _is_count(value["crc32"])
+    )
+
+
+def _is_scaler(value: Any) -> bool:
+    return isinstance(value, dict) and _is_number(value.get("scale")) and _is_count(value.get("goodSteps"))
+
+
+def _list_of(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(is_valid(entry) for entry in value)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "step": (_is_count, "a whole number"),
+    "attempt": (_is_count, "a whole number"),
+    "consumedSamples": (_is_count, "a whole number"),
+    "skippedSteps": (_list_of(_is_count), "a list of whole numbers"),
+    "recentLosses": (_list_of(_is_number), "a list of numbers"),
+    "scaler": (_is_scaler, "an object of `scale` and `goodSteps`"),
+    "optimizer": (_is_text, "a text"),
+    "time": (_is_text, "a text"),
+    "files": (_list_of(_is_file), "a list of objects of `name`, `bytes` and `crc32`"),
+}
+"""What a training that continues reads of a manifest."""
 
 
 def _replace(path: Path, content: dict[str, Any]) -> None:

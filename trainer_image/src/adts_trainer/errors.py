@@ -151,7 +151,7 @@ def blame_user_code(model: Model) -> Iterator[None]:
         yield
     except AdtsError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         if model.type != "custom" or is_lost_peer(error) or is_out_of_memory(error):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]

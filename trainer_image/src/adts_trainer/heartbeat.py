@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,22 @@ class HeartbeatWriter:
 
 
 def read(path: Path) -> Heartbeat | None:
-    """The heartbeat in a file, or None before the first one or where it is none."""
+    """The heartbeat in a file, or None before the first one or where it is none. Unknown fields and values of another
+    type are left out: whatever a rank wrote, its launcher lives on."""
     try:
         raw = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     if not isinstance(raw, dict):
         return None
-    known = {f.name for f in fields(Heartbeat)}
-    return Heartbeat(**{k: v for k, v in raw.items() if k in known})
+    hints = get_type_hints(Heartbeat)
+    return Heartbeat(**{k: v for k, v in raw.items() if k in hints and _fits(v, hints[k])})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is one of a field: counts are not negative, floats may be written as integers."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return 0 <= value < 1 << 63 and (isinstance(value, hint) or isinstance(0.0, hint))
+    return isinstance(value, hint)

@@ -12,11 +12,17 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW
 
 from adts_api import training
+from adts_trainer.errors import UserCodeError
 
 
 def build_optimizer(module: nn.Module, spec: training.Optimizer) -> torch.optim.Optimizer:
-    """AdamW (1711.05101) or SGD over the trainable parameters. Matrices decay; norms, biases and vectors do not."""
+    """AdamW (1711.05101) or SGD over the trainable parameters. Matrices decay; norms, biases and vectors do not.
+
+    Raises UserCodeError where nothing is trainable.
+    """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise UserCodeError("spec.model: has no trainable parameter; set requires_grad = True on those to train")
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": spec.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},

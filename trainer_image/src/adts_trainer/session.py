@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from adts_api.topology import layout
@@ -163,7 +164,7 @@ def open_session(
     checkpointer = Checkpointer(spec, claim, processes, model.bare, optimizer, scaler, dataset.facts)
     evaluator = None
     if spec.data.evaluation.path:
-        held_out = _open_data(spec, context, processes, spec.data.evaluation.path)
+        held_out = _open_held_out(spec, context, processes, dataset.facts.vocabulary_size)
         size = spec.training.global_batch_size // processes.data_ranks // spec.parallelism.microbatches
         evaluator = Evaluator(held_out, spec.data.evaluation.samples, size, model, processes, numbers)
     metrics = Metrics(
@@ -193,6 +194,25 @@ def _open_data(spec: Spec, context: RankContext, processes: Processes, path: str
         barrier=processes.barrier,
         model=spec.model,
     )
+
+
+def _open_held_out(spec: Spec, context: RankContext, processes: Processes, vocabulary: int) -> Dataset:
+    """The held-out data, whose token ids must be of the training's vocabulary. Raises DataError, on all ranks where
+    what an evaluation will read has other ids: found now and not after the first steps."""
+    model = spec.model.model_copy(update={"vocabulary_size": spec.model.vocabulary_size or vocabulary})
+    evaluation = spec.data.evaluation
+    held_out = _open_data(spec.model_copy(update={"model": model}), context, processes, evaluation.path)
+    if spec.data.type == "tokens":
+        processes.together(lambda: _read_samples(held_out, evaluation.samples) if processes.is_lead else None)
+    return held_out
+
+
+def _read_samples(dataset: Dataset, samples: int) -> None:
+    """Read as many samples as an evaluation, spread in the same way. Raises DataError."""
+    count = min(samples or len(dataset), len(dataset))
+    for start in range(0, count, 256):
+        numbers = np.arange(start, min(start + 256, count)) * len(dataset) // count
+        dataset.batch(numbers, np.zeros(len(numbers), dtype=np.int64))
 
 
 def _make_deterministic() -> None:

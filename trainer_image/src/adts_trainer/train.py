@@ -8,7 +8,7 @@ from adts_api.topology import topology
 from adts_api.v1alpha1 import DistributedTraining
 from adts_trainer.context import RankContext
 from adts_trainer.distributed_setup import open_processes
-from adts_trainer.divergence import Verdict
+from adts_trainer.divergence import PATIENCE, Verdict
 from adts_trainer.errors import DivergedError, PreemptedError
 from adts_trainer.heartbeat import HeartbeatWriter
 from adts_trainer.session import open_session
@@ -27,7 +27,14 @@ def train(job: DistributedTraining, context: RankContext, heartbeat: HeartbeatWr
             result = session.run_step(stop())
             session.metrics.record(session.state, result)
             if result.verdict is Verdict.STOP:
-                raise DivergedError(_divergence(session.state.step, result.problem))
+                raise DivergedError(
+                    divergence_message(
+                        job.spec.training.on_divergence,
+                        session.state.step,
+                        result.problem,
+                        has_checkpoint=session.checkpointer.last_step is not None,
+                    )
+                )
             if result.verdict is Verdict.ROLLBACK:
                 session.roll_back()
                 continue
@@ -41,8 +48,16 @@ def train(job: DistributedTraining, context: RankContext, heartbeat: HeartbeatWr
         session.finish()
 
 
-def _divergence(step: int, problem: str) -> str:
-    return (
-        f"step {step + 1}: {problem}; lower spec.optimizer.learningRate, or set spec.training.onDivergence to skip or "
-        "rollback"
-    )
+def divergence_message(policy: str, step: int, problem: str, *, has_checkpoint: bool) -> str:
+    """What to tell of a divergence that ends the job after `step` steps, with what the policy has not yet tried."""
+    lower = "lower spec.optimizer.learningRate"
+    match policy:
+        case "skip":
+            advice = f"the {PATIENCE} steps before it were left out already; {lower}, or look into the data"
+        case "rollback" if has_checkpoint:
+            advice = f"{PATIENCE} steps since the last checkpoint were left out already; {lower}, or look into the data"
+        case "rollback":
+            advice = f"there is no checkpoint yet to roll back to; set spec.checkpoint.everySteps lower, or {lower}"
+        case _:
+            advice = f"{lower}, or set spec.training.onDivergence to skip or rollback"
+    return f"step {step + 1}: {problem}; {advice}"

@@ -14,7 +14,7 @@ from rich.console import Console
 from adts_api.errors import AdtsError, ConfigError
 from adts_api.v1alpha1 import DistributedTraining
 from adts_api.validate import parse
-from adts_operator.cluster.folder import JobFolder
+from adts_operator.cluster.folder import JobFolder, storage_errors
 from adts_operator.cluster.local import LocalCluster
 from adts_operator.cluster.local_jobs import LocalJob
 from adts_operator.cluster.local_limits import check_devices, check_template
@@ -49,6 +49,8 @@ def run(file: Path, assignments: tuple[str, ...], workdir: Path, fresh: bool, re
         raise ConfigError(
             f"{file}: spec.runPolicy.suspend: true keeps every pod away; add --set runPolicy.suspend=false"
         )
+    if record is not None and not record.absolute().parent.is_dir():
+        raise ConfigError(f"--record {record}: there is no folder {record.parent}; make it, or name another file")
     console = Console()
     view = LiveView(console) if console.is_terminal else View(console)
     folder = JobFolder(workdir, wanted.metadata.name)
@@ -68,7 +70,8 @@ def run(file: Path, assignments: tuple[str, ...], workdir: Path, fresh: bool, re
         with view:
             job = asyncio.run(run_local(jobs, cluster, logs, view))
     if record is not None:
-        save_picture(job, view.panel, record)
+        with storage_errors(record):
+            save_picture(job, view.panel, record)
     conclude(job, folder, view)
     raise SystemExit(exit_code(job.status))
 

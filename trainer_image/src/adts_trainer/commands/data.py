@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -43,6 +44,8 @@ def prepare(
 
     if out.suffix != ".bin":
         raise click.BadParameter(f"{out} must end in .bin: that is what spec.data.path looks for", param_hint="--out")
+    if math.isnan(holdout):  # which no range refuses
+        raise click.BadParameter("nan is no fraction; use a number from 0 to below 1", param_hint="--holdout")
     selection = select_files(sources, include, exclude, limit)
     splits = [(out, selection)]
     if holdout:

@@ -21,6 +21,8 @@ from adts_trainer.data.files import file_size, find_files, written_atomically
 from adts_trainer.errors import DataError
 
 TOKEN_TYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32}
+_ASSUMED_TYPE = "uint16"
+"""Of a file whose type neither spec.data.tokenType nor a .json states."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def open_tokens(binary: Path, token_type: str = "auto") -> tuple[np.ndarray, Sid
     Raises DataError where the file is empty, has a partial token, or disagrees with its description.
     """
     size, sidecar = file_size(binary), read_sidecar(binary)
-    dtype_name = token_type if token_type != "auto" else sidecar.dtype if sidecar else "uint16"
+    dtype_name = token_type if token_type != "auto" else sidecar.dtype if sidecar else _ASSUMED_TYPE
     dtype = np.dtype(TOKEN_TYPES[dtype_name])
     if sidecar and dtype_name != sidecar.dtype:
         raise DataError(
@@ -141,8 +143,13 @@ class TokenDataset:
 
 
 def open_token_files(data: Data, path: str, model_vocabulary: int) -> TokenDataset:
-    """The data set of `.bin` files. `model_vocabulary` bounds the ids where no .json does. Raises DataError."""
-    opened = [open_tokens(file, data.token_type) for file in find_files(path, (".bin",))]
+    """The data set of `.bin` files, whose ids `model_vocabulary` (0 if unknown) and each .json bound. `path` is that of
+    `data` or of held-out data that goes with it. Raises DataError."""
+    found = find_files(path, (".bin",))
+    opened = [open_tokens(file, data.token_type) for file in found]
+    bare = next((file for file, (_, sidecar) in zip(found, opened, strict=True) if sidecar is None), None)
+    if bare is not None and data.token_type == "auto":
+        _refuse_guess(bare, find_files(data.path, (".bin",)))
     sidecars = [sidecar for _, sidecar in opened if sidecar]
     tokenizers = sorted({sidecar.tokenizer for sidecar in sidecars})
     if len(tokenizers) > 1:
@@ -151,4 +158,16 @@ def open_token_files(data: Data, path: str, model_vocabulary: int) -> TokenDatas
     vocabulary = max(sidecar.vocabulary_size for sidecar in sidecars) if all_described else 0
     facts = DataFacts("tokens", vocabulary_size=vocabulary, tokenizer=tokenizers[0] if tokenizers else "")
     arrays = [array for array, _ in opened]
-    return TokenDataset(arrays, facts, data.sequence_length, path, id_limit=vocabulary or model_vocabulary)
+    limit = min(filter(None, (vocabulary, model_vocabulary)), default=0)
+    return TokenDataset(arrays, facts, data.sequence_length, path, id_limit=limit)
+
+
+def _refuse_guess(bare: Path, training: Sequence[Path]) -> None:
+    """Raise DataError where a file without .json would be read as uint16 beside training files of another type."""
+    for file in training:
+        sidecar = read_sidecar(file)
+        if sidecar and sidecar.dtype != _ASSUMED_TYPE:
+            raise DataError(
+                f"{bare}: has no {bare.with_suffix('.json').name} and would be read as {_ASSUMED_TYPE}, but {file} is "
+                f"of {sidecar.dtype}; write both with `adts data prepare`, or set spec.data.tokenType"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adts_api.contract import ExitCode
 from adts_trainer.heartbeat import Heartbeat
@@ -40,6 +40,14 @@ def failure_of(
         pod=place.pod,
         machine=place.machine,
     )
+
+
+def too_early(ended: Ended, beat: Heartbeat | None) -> Ended:
+    """An end with code 0 is one only if the rank has said so: a library that calls exit() ends the process as well."""
+    if ended.code != ExitCode.OK or beat is None or beat.exit_code == ExitCode.OK:
+        return ended
+    said = "exited with code 0 before its last step: something in it called exit()"
+    return replace(ended, code=ExitCode.CRASH, tail=f"{ended.tail}\n{said}".lstrip())
 
 
 def _end(code: int) -> str:

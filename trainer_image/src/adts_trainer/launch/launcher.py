@@ -14,7 +14,7 @@ from adts_api.contract import ExitCode
 from adts_api.pod_status import PodState, PodStatus
 from adts_trainer.context import RankContext
 from adts_trainer.launch import machine, status
-from adts_trainer.launch.failures import Place, failure_of
+from adts_trainer.launch.failures import Place, failure_of, too_early
 from adts_trainer.launch.link import Follower, Lead
 from adts_trainer.launch.member import Aim, Goal, Identity, Member
 from adts_trainer.launch.messages import Decision, Failure, Order, Report
@@ -107,9 +107,9 @@ class Launcher:
             case Aim.RUN if goal.round > self._member.round:
                 await self._start(goal.round)
                 return True
-            case Aim.DRAIN if not self._told_to_leave:
+            case Aim.DRAIN:
                 self._told_to_leave = True
-                self._ranks.terminate()
+                self._ranks.terminate()  # again and again: a process that was just forked may not listen yet
             case Aim.IDLE:
                 self._ranks.kill()
         return False
@@ -152,13 +152,15 @@ class Launcher:
         """A process is reaped: a failure, unless it ended well, or by our hand, or before it had anything to save."""
         self._pulse.take()
         self._member.step = max(self._member.step, self._pulse.step)
+        beat = self._pulse.beat_of(ended.rank)
+        ended = too_early(ended, beat)
         left = ended.code == -signal.SIGTERM and self._told_to_leave
         failure = None
         if not (ended.code in (ExitCode.OK, ExitCode.PREEMPTED) or ended.killed or left):
             settings = self._settings
             failure = failure_of(
                 ended,
-                self._pulse.beat_of(ended.rank),
+                beat,
                 Place(settings.node_rank, settings.pod_name, settings.node_name),
                 was_memory_kill=machine.memory_kills() > self._memory_kills,
                 peak_bytes=machine.memory_peak_bytes(),

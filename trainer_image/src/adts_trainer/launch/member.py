@@ -140,9 +140,11 @@ class Member:
         if self.alive == 0:
             patience = DRAIN_PATIENCE * self._limits.drain_seconds if self._met else 0.0
             return self._leave(ExitCode.PREEMPTED, "told to stop") if seconds >= patience else Goal(Aim.IDLE)
-        if seconds > self._limits.drain_seconds or self._has_failed(now):
+        if seconds > self._limits.drain_seconds:
+            message = f"processes that had not saved after {self._limits.drain_seconds:g} s were killed"
+            self.failed(Failure(node=self._identity.node, exit_code=ExitCode.CRASH, message=message), now)
             return Goal(Aim.IDLE)
-        return Goal(Aim.DRAIN)
+        return Goal(Aim.IDLE) if self._has_failed(now) else Goal(Aim.DRAIN)
 
     def _has_failed(self, now: float) -> bool:
         """A lost peer gives the others a moment to say why before their processes are killed."""

@@ -21,8 +21,11 @@ MAX_RESTARTS = 10
 
 
 def rfc3339(seconds: float) -> str:
-    """A Unix time as text, in milliseconds; empty for 0."""
-    text = datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds")
+    """A Unix time as text, in milliseconds; empty for 0 and for what no calendar has."""
+    try:
+        text = datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return ""
     return text.replace("+00:00", "Z") if seconds else ""
 
 

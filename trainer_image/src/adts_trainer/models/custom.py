@@ -24,7 +24,7 @@ def build_custom(spec: Model, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         try:
             module = factory(**spec.arguments)
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             call = f"{spec.factory}({', '.join(f'{k}={v!r}' for k, v in spec.arguments.items())})"
             raise UserCodeError(f"{_FIELD}: {call} raised {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
@@ -40,7 +40,7 @@ def _find(path: str) -> Any:
         raise UserCodeError(f"{_FIELD}: {path!r} is no import path; write package.module:callable")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise UserCodeError(
             f"{_FIELD}: importing {module_name} raised {type(error).__name__}: {error}; "
             "the package must be installed in the image or lie on PYTHONPATH"
