@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adts_trainer import checkpoint_files as files
+from adts_trainer.checkpoint_manifest import FORMAT
 from adts_trainer.errors import CheckpointError, FencedError, StorageError
 
 FIRST, SECOND = files.Claim("job", 1), files.Claim("job", 2)
@@ -30,7 +31,7 @@ def write(root: Path, step: int, claim: files.Claim = FIRST) -> str:
 def manifest(root: Path, name: str, step: int) -> dict[str, object]:
     facts = files.facts_of_rank(root, name, 0)
     return {
-        "format": files.FORMAT,
+        "format": FORMAT,
         "step": step,
         "attempt": 1,
         "consumedSamples": 16 * step,

@@ -24,6 +24,7 @@ from adts_api.v1alpha1 import Spec
 from adts_trainer import __version__
 from adts_trainer import checkpoint_files as files
 from adts_trainer.batch import DataFacts
+from adts_trainer.checkpoint_manifest import FORMAT
 from adts_trainer.checkpoint_state import load_tensors, training_tensors
 from adts_trainer.data.files import storage_error
 from adts_trainer.distributed_setup import Processes
@@ -169,7 +170,7 @@ class Checkpointer:
     def _manifest(self, state: TrainState) -> dict[str, Any]:
         spec = self._spec
         return {
-            "format": files.FORMAT,
+            "format": FORMAT,
             **state.to_json(),
             "scaler": self._scaler.state(),
             "attempt": self._claim.attempt,

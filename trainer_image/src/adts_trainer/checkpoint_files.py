@@ -17,16 +17,17 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from adts_trainer.checkpoint_manifest import FORMAT, Lock, Manifest
 from adts_trainer.errors import CheckpointError, FencedError, StorageError
 
-FORMAT = 1
-"""Version of the layout of a checkpoint, as its manifest states it."""
 LATEST, LOCK, MANIFEST = "latest", "attempt.lock", "manifest.json"
 _WRITING, _DELETING = ".writing", ".deleting"
 _SHARED = ".metadata"
@@ -82,13 +83,13 @@ def check_fence(root: Path, claim: Claim, *, other_job_may_own: bool = False) ->
     raw = _read_json(lock)
     if raw is None and not lock.exists():
         return
-    uid, attempt = (raw or {}).get("uid"), (raw or {}).get("attempt")
-    if not isinstance(uid, str) or not _is_count(attempt):
+    try:
+        owner = Claim(**Lock.model_validate(raw).model_dump())
+    except ValidationError as error:
         raise CheckpointError(
             f"{lock}: is no lock of adts (JSON with a text `uid` and a whole `attempt`); delete it if no other process "
             "of the job is alive"
-        )
-    owner = Claim(uid, attempt)
+        ) from error
     same_job = owner.uid == claim.uid
     if (same_job and owner.attempt > claim.attempt) or (not same_job and not other_job_may_own):
         who = f"attempt {owner.attempt}" if same_job else f"job {owner.uid}"
@@ -178,9 +179,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise damaged(
             directory, f"{MANIFEST} has format {raw.get('format')!r}, but this version of adts reads {FORMAT}"
         )
-    for field, (is_valid, expected) in _FIELDS.items():
-        if field not in raw or not is_valid(raw[field]):
-            raise damaged(directory, f"{MANIFEST}: `{field}` is missing or not {expected}")
+    try:
+        Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise damaged(directory, f"{MANIFEST}: `{field}`: {first['msg']}") from error
     return raw
 
 
@@ -224,52 +228,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
             "read and write, and this a file in it"
         ) from error
     return raw if isinstance(raw, dict) else None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0  # True is an int, too
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _is_file(value: Any) -> bool:
-    """Whether this is a `FileFacts` as JSON, of a file directly in the checkpoint."""
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"name", "bytes", "crc32"}
-        and _is_text(value["name"])
-        and Path(value["name"]).name == value["name"]
-        and _is_count(value["bytes"])
-        and _is_count(value["crc32"])
-    )
-
-
-def _is_scaler(value: Any) -> bool:
-    return isinstance(value, dict) and _is_number(value.get("scale")) and _is_count(value.get("goodSteps"))
-
-
-def _list_of(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(is_valid(entry) for entry in value)
-
-
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "step": (_is_count, "a whole number"),
-    "attempt": (_is_count, "a whole number"),
-    "consumedSamples": (_is_count, "a whole number"),
-    "skippedSteps": (_list_of(_is_count), "a list of whole numbers"),
-    "recentLosses": (_list_of(_is_number), "a list of numbers"),
-    "scaler": (_is_scaler, "an object of `scale` and `goodSteps`"),
-    "optimizer": (_is_text, "a text"),
-    "time": (_is_text, "a text"),
-    "files": (_list_of(_is_file), "a list of objects of `name`, `bytes` and `crc32`"),
-}
-"""What a training that continues reads of a manifest."""
 
 
 def _replace(path: Path, content: dict[str, Any]) -> None:

@@ -62,8 +62,13 @@ class Evaluator:
         for start in range(0, self._samples, ranks * size):
             numbers = np.arange(start, start + ranks * size)[self._processes.data_rank :: ranks]
             count = int((numbers < self._samples).sum())
-            ids = np.minimum(numbers, self._samples - 1) * len(self._dataset) // self._samples
+            ids = spread(np.minimum(numbers, self._samples - 1), self._samples, len(self._dataset))
             yield self._dataset.batch(ids, np.zeros(size, dtype=np.int64)), count
+
+
+def spread(numbers: np.ndarray, count: int, size: int) -> np.ndarray:
+    """Ids of the `numbers`-th of `count` samples that are evenly spaced over a data set of `size` samples."""
+    return numbers * size // count
 
 
 def first(batch: Batch, count: int) -> Batch:

@@ -19,7 +19,7 @@ from adts_trainer.context import RankContext
 from adts_trainer.data.dataset import Dataset
 from adts_trainer.data_loader import open_dataset
 from adts_trainer.distributed_setup import Processes
-from adts_trainer.evaluation import Evaluator
+from adts_trainer.evaluation import Evaluator, spread
 from adts_trainer.feed import Feed
 from adts_trainer.heartbeat import HeartbeatWriter
 from adts_trainer.metrics import Metrics, peak_flops
@@ -211,8 +211,8 @@ def _read_samples(dataset: Dataset, samples: int) -> None:
     """Read as many samples as an evaluation, spread in the same way. Raises DataError."""
     count = min(samples or len(dataset), len(dataset))
     for start in range(0, count, 256):
-        numbers = np.arange(start, min(start + 256, count)) * len(dataset) // count
-        dataset.batch(numbers, np.zeros(len(numbers), dtype=np.int64))
+        ids = spread(np.arange(start, min(start + 256, count)), count, len(dataset))
+        dataset.batch(ids, np.zeros_like(ids))
 
 
 def _make_deterministic() -> None:
