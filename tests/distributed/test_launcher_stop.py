@@ -26,7 +26,8 @@ LONG = {"steps": 2000, "step_seconds": 0.02}
 def test_sigterm_to_one_launcher_makes_all_save_and_leave(job, told):
     one = job(LONG, nnodes=2, processes=1)
     pods = one.start()
-    one.wait_for_step(1, 0, 3)
+    for rank in range(2):
+        one.wait_for_step(rank, 0, 3)
     pods[told].send_signal(signal.SIGTERM)
     assert one.codes() == [ExitCode.PREEMPTED] * 2
     assert one.steps(1) == set()

@@ -40,6 +40,7 @@ def toy(context: RankContext, config_path: str) -> None:
         if script.get("save_every") and context.rank == 0 and step % script["save_every"] == 0:
             write_atomically(folder / "saved", str(step))
         time.sleep(script.get("step_seconds", 0.01))
+    heartbeat.update(phase="done", exit_code=0, force=True)
 
 
 def leave(how: int | str, heartbeat: HeartbeatWriter) -> None:
@@ -52,6 +53,7 @@ def leave(how: int | str, heartbeat: HeartbeatWriter) -> None:
         os.kill(os.getpid(), -how)
         time.sleep(10)
     print(f"leaving with {how}", flush=True)
+    heartbeat.update(exit_code=how, force=True)
     os._exit(how)
 
 
