@@ -78,7 +78,7 @@ def test_an_overflow_on_one_rank_halves_the_scale_of_all_and_drops_the_step(
     job["model"]["arguments"]["rank"] = world - 1
     run = run_job(tmp_path, world, job).expect()
     state = manifest(run)
-    assert state["scaler"] == {"scale": 65536 / 4, "goodSteps": STEPS - 5}
+    assert state["scaler"] == {"active": True, "scale": 65536 / 4, "goodSteps": STEPS - 5}
     assert state["skippedSteps"] == []
     norms = run.series("gradient_norm")
     assert [step for step, norm in enumerate(norms, start=1) if norm is None] == [3, 5]

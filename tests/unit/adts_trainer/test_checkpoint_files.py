@@ -37,7 +37,7 @@ def manifest(root: Path, name: str, step: int) -> dict[str, object]:
         "consumedSamples": 16 * step,
         "skippedSteps": [3],
         "recentLosses": [2.5, 2],
-        "scaler": {"scale": 1.0, "goodSteps": 0},
+        "scaler": {"active": True, "scale": 1.0, "goodSteps": 0},
         "optimizer": "adamw",
         "time": files.now(),
         "files": [vars(entry) for entry in facts],

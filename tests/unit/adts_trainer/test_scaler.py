@@ -63,6 +63,13 @@ def test_a_restored_scaler_goes_on_as_the_first_would(before: list[bool], after:
     assert first.state() == second.state()
 
 
+def test_a_scale_that_fell_to_1_is_restored_as_1() -> None:
+    first, second = LossScaler(FP16), LossScaler(FP16)
+    play(first, [True] * 10)
+    second.restore(first.state())
+    assert (first.scale, second.scale) == (1.0, 1.0)
+
+
 def test_a_checkpoint_of_another_format_brings_no_scale() -> None:
     scaler = LossScaler(FP16)
     scaler.restore(LossScaler(Precision(dtype="bf16")).state())

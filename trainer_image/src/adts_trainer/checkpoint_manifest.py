@@ -28,6 +28,7 @@ class _File(_Strict):
 
 
 class _Scaler(_Strict):
+    active: bool
     scale: float
     goodSteps: NonNegativeInt  # noqa: N815 - as it stands in the file
 

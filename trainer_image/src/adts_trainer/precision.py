@@ -76,9 +76,9 @@ class LossScaler:
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return {"scale": self.scale, "goodSteps": self._good_steps}
+        return {"active": self._active, "scale": self.scale, "goodSteps": self._good_steps}
 
     def restore(self, state: dict[str, float]) -> None:
         """Continue from `state()`. Another format than the one that was saved starts its own scale."""
-        if self._active and state["scale"] != 1.0:
+        if self._active and state["active"]:
             self.scale, self._good_steps = state["scale"], int(state["goodSteps"])
