@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -80,7 +79,7 @@ def run_rank(context: RankContext, config: str) -> None:
     torch.set_num_threads(context.threads)
     job = parse(yaml.safe_load(Path(config).read_text()))
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
-    with open_processes(replace(context), topology(job.spec)) as processes:
+    with open_processes(context, topology(job.spec)) as processes:
         loops = {"bare": bare_loop(job, processes), "ours": our_loop(job, context, processes)}
         for loop in loops.values():
             loop(WARM_UP)

@@ -42,12 +42,6 @@ class FencedError(AdtsError):
     exit_code = ExitCode.FENCED
 
 
-class LostPeerError(AdtsError):
-    """Another process of the job disappeared."""
-
-    exit_code = ExitCode.LOST_PEER
-
-
 class StartTimeoutError(AdtsError):
     """The workers did not find each other in time."""
 
@@ -76,18 +70,6 @@ class StorageError(AdtsError):
     """A disk is full, read-only or gone."""
 
     exit_code = ExitCode.STORAGE
-
-
-class NoProgressError(AdtsError):
-    """Three rounds in place without a new step."""
-
-    exit_code = ExitCode.NO_PROGRESS
-
-
-class DeviceMemoryError(AdtsError):
-    """Host or device memory is exhausted."""
-
-    exit_code = ExitCode.OUT_OF_MEMORY
 
 
 _STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ESTALE})
