@@ -10,7 +10,7 @@ COPY constraints.txt LICENSE ./
 
 FROM base AS operator
 # Third-party packages first: they change less often than our code.
-RUN python3 -m pip install -c constraints.txt pydantic PyYAML kopf kubernetes aiohttp click rich setuptools
+RUN python3 -m pip install -c constraints.txt pydantic PyYAML kopf kubernetes aiohttp click prometheus-client rich setuptools
 COPY crds crds
 COPY operator operator
 RUN python3 -m pip install --no-deps --no-build-isolation ./crds ./operator

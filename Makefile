@@ -8,7 +8,7 @@ PROJECTS := crds/pyproject.toml operator/pyproject.toml trainer_image/pyproject.
 timed = @begin=$$(date +%s); echo "--- $(1)"; $(2) && echo "--- $(1): $$(( $$(date +%s) - begin )) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint type verify crds bench image clean
+.PHONY: help venv demo test test-fast lint type verify crds bench image clean cluster-up cluster-down
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  make %-10s %s\n' "$$t" "$$d"; done
@@ -57,6 +57,12 @@ image: ## build both images with docker or buildah
 	  case $$tool in *buildah) set -- buildah build;; *) set -- docker build;; esac; \
 	  "$$@" $(IMAGE_FLAGS) --target $$target -t adts/$$target:$$($(PYTHON) -c 'import tomllib; print(tomllib.load(open("crds/pyproject.toml", "rb"))["project"]["version"])') . || exit; \
 	done
+
+cluster-up: venv ## start a real two-node Kubernetes on this machine (root, Linux, Go), print its kubeconfig
+	@PYTHONPATH=tests $(BIN)/python -m cluster.harness up
+
+cluster-down: venv ## remove every such cluster, also what a crashed run left
+	@PYTHONPATH=tests $(BIN)/python -m cluster.harness down
 
 clean: ## remove caches and runs, keep .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

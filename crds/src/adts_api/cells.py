@@ -18,7 +18,7 @@ from adts_api.wording import one_of, show
 IMPLEMENTED: frozenset[str] = frozenset(
     f"{block}.{field}".lstrip(".")
     for block, fields in {
-        "": "image",
+        "": "image command",
         "workers": "replicas gpusPerWorker processesPerWorker template",
         "parallelism": "microbatches",
         "zero": "stage engine",
@@ -34,7 +34,8 @@ IMPLEMENTED: frozenset[str] = frozenset(
         " lossSpikeFactor logEverySteps tensorboard",
         "checkpoint": "path claim everySteps keep asynchronous resume export",
         "runPolicy": "suspend cleanPodPolicy backoffLimit activeDeadlineSeconds startDeadlineSeconds"
-        " gracePeriodSeconds permanentExitCodes",
+        " gracePeriodSeconds permanentExitCodes managedBy ttlSecondsAfterFinished",
+        "scheduling": "gang queue priorityClassName topologyKey",
     }.items()
     for field in fields.split()
 )

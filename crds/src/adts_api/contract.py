@@ -11,7 +11,8 @@ CONTRACT_VERSION = 1
 
 
 class Env:
-    """Environment variables of the container `trainer`. The operator sets all of them unless said otherwise."""
+    """Environment variables of the container `trainer`. The operator sets all of them unless said otherwise; those
+    marked "launcher" are absent with `spec.command`."""
 
     MASTER_ADDR = "MASTER_ADDR"  # host of rank 0: `<job>-0-<attempt>.<job>`
     MASTER_PORT = "MASTER_PORT"  # port of rank 0's TCPStore
@@ -35,12 +36,12 @@ class Env:
     ATTEMPT = "ADTS_ATTEMPT"  # the fence: launchers and checkpoints of older attempts are turned away
     POD_NAME = "ADTS_POD_NAME"  # for logs and status
     NODE_NAME = "ADTS_NODE_NAME"  # node of the pod, by the downward API
-    CONFIG = "ADTS_CONFIG"  # path of the defaulted resource (YAML); unset means the built-in quick start
-    TOKEN_FILE = "ADTS_TOKEN_FILE"  # file with the token that launchers show each other
-    PORT = "ADTS_PORT"  # HTTP port of this pod's launcher
-    LEAD = "ADTS_LEAD"  # host:port of the lead pod's launcher
-    DEVICE = "ADTS_DEVICE"  # cpu or cuda: what training.device resolved to
-    START_TIMEOUT = "ADTS_START_TIMEOUT_SECONDS"  # bound of the start proof
+    CONFIG = "ADTS_CONFIG"  # launcher: path of the defaulted resource (YAML); unset means the built-in quick start
+    TOKEN_FILE = "ADTS_TOKEN_FILE"  # launcher: file with the token that launchers show each other
+    PORT = "ADTS_PORT"  # launcher: its HTTP port in this pod
+    LEAD = "ADTS_LEAD"  # launcher: host:port of the lead pod's
+    DEVICE = "ADTS_DEVICE"  # launcher: cpu or cuda, what training.device resolved to
+    START_TIMEOUT = "ADTS_START_TIMEOUT_SECONDS"  # launcher: bound of the start proof
     GRACE = "ADTS_GRACE_SECONDS"  # seconds between SIGTERM and SIGKILL
     THREADS = "ADTS_THREADS"  # intra-op threads of one process; only by `adts run`, whose pods share the machine
     TERMINATION_FILE = "ADTS_TERMINATION_FILE"  # where the launcher leaves its last PodStatus; default TERMINATION_FILE
@@ -115,6 +116,10 @@ PERMANENT_EXIT_CODES = frozenset(
 """Another attempt would end the same way. Every other non-zero code is retryable."""
 
 
+COMMAND_EXIT_CODES = frozenset({ExitCode.COMMAND_NOT_EXECUTABLE, ExitCode.COMMAND_NOT_FOUND})
+"""All that an exit code can tell where `spec.command` runs somebody else's script. Both are permanent."""
+
+
 def exit_reason(code: int) -> str:
     """CamelCase word for an exit code as it appears in status: `LostPeer`, `Signal9`, `Exit42`."""
     if code < 0:
@@ -141,7 +146,18 @@ class Reason(StrEnum):
 
     ACCEPTED = "Accepted"
     INVALID_SPEC = "InvalidSpec"
+    INVALID_POD = "InvalidPod"
+    POD_REFUSED = "PodRefused"
+    GANG_UNAVAILABLE = "GangUnavailable"
+    QUEUE_UNAVAILABLE = "QueueUnavailable"
     NAME_CONFLICT = "NameConflict"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    ADMISSION_DENIED = "AdmissionDenied"
+    OPERATOR_FORBIDDEN = "OperatorForbidden"
+    QUEUED = "Queued"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
     ATTEMPT_STARTED = "AttemptStarted"
     ALL_WORKERS_RUNNING = "AllWorkersRunning"
     WORKERS_STARTING = "WorkersStarting"

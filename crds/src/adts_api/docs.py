@@ -10,7 +10,7 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from adts_api import contract
+from adts_api import contract, mutability
 from adts_api.cells import CELLS, NOT_YET_VALUES, is_implemented
 from adts_api.fields import Field, block_of, walk
 from adts_api.v1alpha1 import API_VERSION, KIND, Spec
@@ -38,6 +38,9 @@ def manifest_page() -> str:
     lines += [
         "## Engines and ZeRO stages\n",
         *table(("Engine", "Stage", "Precisions", "Why not, and the nearest"), cell_rows()),
+        "\n## What may change in a job that exists\n",
+        "The API server refuses every other change. Until the first attempt a refused spec can be corrected.\n",
+        *table(("Field", "May change"), change_rows()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -81,6 +84,18 @@ def cell_rows() -> Iterator[tuple[str, str, str, str]]:
     for row in CELLS:
         why = "" if row.nearest is None else f"{row.reason}; nearest is {row.nearest[0]} at stage {row.nearest[1]}"
         yield f"`{row.engine}`", str(row.stage), ", ".join(row.precisions) or "–", why
+
+
+def change_rows() -> Iterator[tuple[str, str]]:
+    """Fields and blocks by when they may change."""
+    kinds = {
+        "at any time": mutability.ANY_TIME,
+        "while the job is Suspended; the next attempt reads it": mutability.while_suspended(),
+        "until the first attempt": mutability.ONCE_BEGUN,
+        "never": mutability.NEVER,
+    }
+    for when, paths in kinds.items():
+        yield ", ".join(f"`{path}`" for path in paths), when
 
 
 def contract_page() -> str:

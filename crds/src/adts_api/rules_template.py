@@ -11,6 +11,7 @@ from typing import Any
 
 from adts_api.contract import CONTAINER, LABEL_JOB, LABEL_MANAGED_BY, RESERVED_ENV
 from adts_api.errors import FieldError
+from adts_api.schedulers import QUEUE_KEYS
 from adts_api.v1alpha1 import Spec
 from adts_api.wording import describe, show
 
@@ -22,6 +23,7 @@ RESERVED_POD_FIELDS = {
     "hostname": "is the pod's name",
     "subdomain": "is the job's name",
     "terminationGracePeriodSeconds": "follows spec.runPolicy.gracePeriodSeconds",
+    "schedulingGroup": "follows spec.scheduling.gang",
 }
 RESERVED_CONTAINER_FIELDS = ("command", "args")
 
@@ -57,6 +59,8 @@ def metadata_errors(metadata: Any, path: str) -> Iterator[FieldError]:
                 here = f'{path}.{kind}["{key}"]'
                 if key.startswith(LABEL_PREFIX) or key == LABEL_MANAGED_BY:
                     yield FieldError(here, "is reserved for the operator", "remove it")
+                elif key in QUEUE_KEYS:
+                    yield FieldError(here, "would queue each pod for itself", "set spec.scheduling.queue instead")
                 elif not isinstance(value, str):
                     yield FieldError(here, describe(value), "write a string, in quotes")
 

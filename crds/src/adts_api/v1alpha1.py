@@ -56,19 +56,20 @@ class RunPolicy(ApiModel):
     suspend: bool = False
     """True removes the pods after a checkpoint and keeps the job."""
     managed_by: str = ""
-    """Another controller that reconciles this job; ours leaves it alone."""
+    """Another controller that reconciles this job, such as `kueue.x-k8s.io/multikueue`; ours leaves it alone."""
     backoff_limit: int = Field(6, ge=0)
     """New attempts of the whole gang before the job fails; restarts of processes inside a pod do not count."""
     active_deadline_seconds: int | None = Field(None, ge=1)
     """Seconds from the first start after which the job fails; absent means never."""
     start_deadline_seconds: int | None = Field(None, ge=1)
-    """Seconds an attempt may take until all its workers run; absent means 600."""
+    """Seconds an attempt may take until all its workers run; absent means 600, not counting the time in which a queue,
+    a quota or a gang scheduler keeps all of it waiting."""
     grace_period_seconds: int = Field(120, ge=1)
     """Seconds to agree on a step and save it when told to stop."""
     ttl_seconds_after_finished: int | None = Field(None, ge=0)
     """Seconds after the end when the job is deleted; absent means never."""
     clean_pod_policy: Literal["Running", "All", "None"] = "Running"
-    """Pods deleted at the end: those still running, all, or none."""
+    """Pods of the last attempt deleted at the end: those still running, all, or none."""
     hang_timeout_seconds: int = Field(0, ge=0)
     """Seconds without a step after which the job counts as hung; 0 means never."""
     permanent_exit_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(default_factory=list)
@@ -81,11 +82,11 @@ class Scheduling(ApiModel):
     gang: Literal["none", "native", "volcano", "coscheduling"] = "none"
     """All-or-nothing scheduling, by the scheduler that provides it."""
     queue: str = ""
-    """Kueue LocalQueue."""
+    """Kueue LocalQueue that admits all pods or none; with gang `volcano` a queue of Volcano's."""
     priority_class_name: str = ""
     """PriorityClass of the pods."""
     topology_key: str = ""
-    """Node label whose value all pods shall share."""
+    """Node label, such as a zone or a rack, whose value the nodes of all pods must share."""
 
 
 class Spec(ApiModel):
@@ -94,7 +95,8 @@ class Spec(ApiModel):
     image: str = ""
     """Container image; empty takes the operator's default trainer image."""
     command: list[str] = Field(default_factory=list)
-    """Command of your own image instead of `model`: any script for torchrun or with RANK and WORLD_SIZE."""
+    """Command of your own image instead of `model`: any script for torchrun or with RANK and WORLD_SIZE, see
+    docs/command.md."""
     workers: Workers = Field(default_factory=Workers)
     """Pods and devices."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
@@ -173,11 +175,15 @@ class WorkerCounts(Observed):
     created: int = 0
     """Pods of the attempt, once all were seen: one missing after that is lost, one missing before is yet to be made."""
     ready: int = 0
-    """Pods whose processes train."""
+    """Pods whose container runs."""
     succeeded: int = 0
     """Pods whose trainer ended with 0."""
     failed: int = 0
     """Pods whose trainer ended otherwise."""
+    disrupted: int = 0
+    """Pods that the cluster took away, or is about to."""
+    at: str = ""
+    """When these numbers, and why the workers do not run, were last brought up to date, RFC 3339."""
 
 
 class Progress(Observed):
@@ -243,6 +249,8 @@ class Backoff(Observed):
     """Attempts in a row that ended without a newer checkpoint."""
     checkpoint_step: int = 0
     """Step of the newest checkpoint when the last attempt ended."""
+    out_of_memory_step: int | None = None
+    """Step at which an attempt last ran out of memory."""
 
 
 class Status(Observed):
@@ -299,6 +307,12 @@ class Metadata(Observed):
     """Set by the API server, or by the local store."""
     generation: int = 1
     """Counts changes of the spec."""
+    resource_version: str = ""
+    """Set by the API server with every write; a status is written only over the version it was made from."""
+    creation_timestamp: str = ""
+    """When the job was made, RFC 3339."""
+    deletion_timestamp: str = ""
+    """When the job's deletion began, RFC 3339; empty where nobody deletes it."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels."""
     annotations: dict[str, str] = Field(default_factory=dict)

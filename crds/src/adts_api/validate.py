@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
-from adts_api import rules_data, rules_layout, rules_model, rules_run, rules_template
+from adts_api import rules_command, rules_data, rules_layout, rules_model, rules_run, rules_scheduling, rules_template
 from adts_api.cells import not_yet_error, rule_engine_cell
 from adts_api.effects import EFFECTS, effect_errors
 from adts_api.errors import FieldError, ManifestError
@@ -21,14 +21,11 @@ from adts_api.v1alpha1 import DistributedTraining, Spec
 
 Rule = Callable[[Spec], Iterator[FieldError]]
 
-RULES: tuple[Rule, ...] = (
-    rules_model.rule_model_or_command,
+TRAINING_RULES: tuple[Rule, ...] = (
     rules_data.rule_data_type,
     rules_data.rule_data_path,
     rules_model.rule_steps,
-    rules_layout.rule_processes,
     rules_layout.rule_device,
-    rules_template.rule_template,
     rules_layout.rule_tensor,
     rules_layout.rule_pipeline,
     rule_engine_cell,
@@ -42,12 +39,24 @@ RULES: tuple[Rule, ...] = (
     rules_model.rule_vocabulary,
     rules_data.rule_synthetic,
     rules_data.rule_local_paths,
-    rules_data.rule_claims,
     rules_data.rule_checkpoint_folder,
     rules_run.rule_schedule,
     rules_run.rule_divergence,
-    rules_run.rule_deadlines,
     *(partial(effect_errors, effect) for effect in EFFECTS),
+)
+"""On what our trainer reads; silent beside `command`."""
+
+RULES: tuple[Rule, ...] = (
+    rules_model.rule_model_or_command,
+    rules_command.rule_command,
+    rules_layout.rule_processes,
+    rules_template.rule_template,
+    rules_data.rule_claims,
+    rules_run.rule_deadlines,
+    rules_scheduling.rule_names,
+    rules_scheduling.rule_manager,
+    rules_scheduling.rule_one_place,
+    *(rules_command.without_command(rule) for rule in TRAINING_RULES),
 )
 
 

@@ -25,8 +25,15 @@ COMMANDS = {
     "run": "Train a manifest on this machine.",
     "validate": "Check manifests.",
     "render": "Print the objects that the operator would create.",
+    "status": "Show the jobs on a cluster, or one of them.",
+    "top": "Show all jobs on a cluster live.",
+    "logs": "Print the output of all pods of a job.",
+    "describe": "Say why a job is in its state, and what to do.",
 }
 """Our own subcommands, in modules of the same name below `adts_operator.commands`."""
+
+KUBECTL_COMMANDS = ("status", "top", "logs", "describe", "validate", "render")
+"""Those that `kubectl dtrain` has too."""
 
 ENTRY_POINTS = "adts.commands"
 """Where other distributions add theirs: the trainer's are absent from the operator's image."""
@@ -54,11 +61,21 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click does it, but without importing the commands for their help."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx) if name in COMMANDS])
         plugins = [name for name in self.list_commands(ctx) if name not in COMMANDS]
         if plugins:
             with formatter.section("Commands of the trainer"):
                 formatter.write_dl([(name, f"See `adts {name} --help`.") for name in plugins])
+
+
+class KubectlGroup(LazyGroup):
+    """The commands that belong beside kubectl: nothing of this machine, nothing of the trainer's."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(KUBECTL_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, name) if name in KUBECTL_COMMANDS else None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,29 +85,42 @@ def adts() -> None:
     """Train models on many GPUs from one manifest, on Kubernetes or on this machine."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+@click.group(cls=KubectlGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an unexpected error.")
+@click.version_option(__version__, prog_name="kubectl dtrain")
+def dtrain() -> None:
+    """See the training jobs of a cluster: how far they are, what they print, why they wait."""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "adts") -> NoReturn:
     """Runs the command line and exits."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    group = adts if program == "adts" else dtrain
     try:
-        code = adts.main(args=words, prog_name="adts", standalone_mode=False)
+        code = group.main(args=words, prog_name=program, standalone_mode=False)
     except AdtsError as error:
         if debug:
             traceback.print_exc()
-        _fail(str(error), getattr(error, "code", error.exit_code))
+        _fail(program, str(error), getattr(error, "code", error.exit_code))
     except click.ClickException as error:
         error.show()
         sys.exit(ExitCode.BAD_CONFIG)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", ExitCode.INTERRUPTED)
+        _fail(program, "interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         sys.exit(ExitCode.OK)
     except Exception as error:  # noqa: BLE001  a bug of ours: short on screen, whole on request
         if debug:
             traceback.print_exc()
-        _fail(_bug(error, debug=debug), ExitCode.CRASH)
+        _fail(program, _bug(error, debug=debug), ExitCode.CRASH)
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def kubectl_dtrain() -> NoReturn:
+    """`kubectl dtrain`: kubectl runs the program `kubectl-dtrain` of the PATH."""
+    main(program="kubectl dtrain")
 
 
 def _bug(error: Exception, *, debug: bool) -> str:
@@ -102,6 +132,6 @@ def _bug(error: Exception, *, debug: bool) -> str:
     return f"{message}\ntraceback in {Path(file.name)}; --debug shows it here"
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"adts: {message}", file=sys.stderr)
+def _fail(program: str, message: str, code: int) -> NoReturn:
+    print(f"{program}: {message}", file=sys.stderr)
     sys.exit(code)

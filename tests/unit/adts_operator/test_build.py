@@ -13,7 +13,7 @@ from adts_api.contract import CONFIG_FILE, RESERVED_ENV, Env
 from adts_api.errors import ConfigError
 from adts_api.v1alpha1 import DistributedTraining
 from adts_api.validate import parse
-from adts_operator.core.build import build_config_map, build_missing, build_secret, build_service
+from adts_operator.core.build import Defaults, build_config_map, build_missing, build_secret, build_service
 from adts_operator.core.environment import HOST_PORTS, build_environment, ports
 from adts_operator.core.template import merge
 from support.operator_jobs import make_job
@@ -28,7 +28,7 @@ def environment(job: DistributedTraining, index: int = 0, attempt: int = 1) -> d
 
 def pod(index: int = 0, **fields: Any) -> dict[str, Any]:
     job = make_job(**fields)
-    found: dict[str, Any] = build_missing(job, 1, [index], frozenset(), "image")[-1]
+    found: dict[str, Any] = build_missing(job, 1, [index], frozenset(), Defaults(image="image"))[-1]
     return found
 
 
@@ -94,9 +94,9 @@ def test_the_core_draws_no_token() -> None:
 
 def test_a_name_too_long_for_a_hostname_is_refused() -> None:
     job = make_job(name="n" * 50)
-    build_missing(job, 999999, [99999], frozenset(), "image")
+    build_missing(job, 999999, [99999], frozenset(), Defaults(image="image"))
     with pytest.raises(ConfigError, match="of 64 characters, a hostname has at most 63"):
-        build_missing(job, 999999, [999999], frozenset(), "image")
+        build_missing(job, 999999, [999999], frozenset(), Defaults(image="image"))
 
 
 def test_a_gpu_pod_gets_what_it_needs_unasked() -> None:
@@ -112,11 +112,11 @@ def test_a_gpu_pod_gets_what_it_needs_unasked() -> None:
 
 
 def test_the_users_own_image_is_not_forced_to_be_ours() -> None:
-    spec = pod(command=["torchrun", "train.py"])["spec"]
+    spec = pod(command=["torchrun", "train.py"], image="theirs")["spec"]
     assert spec["containers"][0]["command"] == ["torchrun", "train.py"]
     assert "securityContext" not in spec
     assert "securityContext" not in spec["containers"][0]
-    assert not {"HOME", "TMPDIR"} & environment(make_job(command=["x"])).keys()
+    assert not {"HOME", "TMPDIR"} & environment(make_job(command=["x"], image="theirs")).keys()
 
 
 MERGES = {

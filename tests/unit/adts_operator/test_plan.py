@@ -37,6 +37,7 @@ ROWS = [
         begun(),
         Observed(pods=(make_pod(0), make_pod(1, "Pending", reason="Unschedulable", message="0/2 nodes"))),
         "Pending",
+        events=["Unschedulable"],
     ),
     Row("pods run, the lead has not answered yet", begun(), Observed(pods=BOTH), "Starting"),
     Row("the lead is still starting", begun(), Observed(pods=BOTH, lead=make_lead("starting")), "Starting"),
@@ -90,6 +91,14 @@ ROWS = [
         resume_of(settle(suspend_of(running()), Observed(pods=BOTH))),
         Observed(pods=(make_pod(0, gone_by=NOW + 100.0),)),
         "Suspended",
+    ),
+    Row(
+        "resumed while an old pod's node does not answer: nobody will hear of it",
+        resume_of(settle(suspend_of(running()), Observed(pods=BOTH))),
+        Observed(pods=(make_pod(0, unreachable=True, gone_by=NOW + 100.0),)),
+        "Pending",
+        events=["ResumedByUser"],
+        attempt=2,
     ),
     Row(
         "somebody else's Service has our name",

@@ -40,6 +40,38 @@ ROWS = [
         attempt=2,
     ),
     Row(
+        "a node that does not answer may come back",
+        running(),
+        Observed(pods=(make_pod(0), make_pod(1, unreachable=True)), lead=make_lead()),
+        "Running",
+    ),
+    Row(
+        "a deleted pod whose node does not answer is lost at once",
+        running(),
+        Observed(pods=(make_pod(0), make_pod(1, unreachable=True, disrupted=True, gone_by=NOW + 100.0))),
+        "Restarting",
+        events=["WorkerLost"],
+        attempt=2,
+    ),
+    Row(
+        "and is the cause of what its peers say",
+        running(),
+        Observed(
+            pods=(make_pod(0, "Failed"), make_pod(1, unreachable=True, disrupted=True, gone_by=NOW + 100.0)),
+        ),
+        "Restarting",
+        events=["WorkerLost"],
+        attempt=2,
+    ),
+    Row(
+        "a pod deleted before it ran has nothing to save",
+        begun(),
+        Observed(pods=(make_pod(0), make_pod(1, "Pending", node="n1", gone_by=NOW + 100.0))),
+        "Restarting",
+        events=["WorkerLost"],
+        attempt=2,
+    ),
+    Row(
         "a follower that lost its peer waits for the cause",
         running(),
         Observed(pods=(make_pod(0), make_pod(1, "Failed", exit_code=64)), lead=make_lead()),

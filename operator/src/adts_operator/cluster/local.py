@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,9 @@ class LocalCluster:
             lead_is_silent=lead is not None and lead.silent_seconds > SILENCE_SECONDS and not job.spec.command,
             children=frozenset({f"Service/{job.metadata.name}"}),
         )
+
+    async def try_out(self, job: DistributedTraining, objects: Sequence[dict[str, Any]]) -> None:
+        """Nothing is refused here that was not refused before the run began, see local_limits."""
 
     async def apply(self, job: DistributedTraining, plan: Plan) -> None:
         """Stops and starts processes. New pods wait for older ones, which may still hold memory and devices."""

@@ -117,6 +117,9 @@ class LocalJob:
         for event in events:
             self._on_event(event)
 
+    async def delete(self, job: DistributedTraining) -> None:
+        """A laptop keeps what a run left behind, until `--fresh`."""
+
     def _read(self) -> DistributedTraining | None:
         path = self._folder.record
         if not path.exists():

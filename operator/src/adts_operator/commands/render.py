@@ -23,8 +23,7 @@ def render(file: Path, assignments: tuple[str, ...]) -> None:
     """Print the Service, ConfigMap, Secret and Pods of a manifest's first attempt, as YAML."""
     job = parse(load_manifest(file, assignments), str(file))
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": UID})})
-    image = job.spec.image or Defaults().image
-    objects = build_missing(job, 1, range(job.spec.workers.replicas), frozenset(), image)
+    objects = build_missing(job, 1, range(job.spec.workers.replicas), frozenset(), Defaults())
     click.echo(yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True), nl=False)
 
 

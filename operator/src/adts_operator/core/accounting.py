@@ -23,9 +23,13 @@ def take_stock(job: DistributedTraining, observed: Observed, now: float) -> tupl
     )
     status = status.model_copy(update={"attempt": attempt, "observed_generation": job.metadata.generation})
     if attempt > job.status.attempt:  # pods of ours that the status knows nothing of: it was lost, they are adopted
-        adopted = {"not_before": to_rfc3339(now), "started_at": status.started_at or to_rfc3339(now)}
+        adopted = {
+            "not_before": to_rfc3339(now),
+            "started_at": status.started_at or to_rfc3339(now),
+            "workers": WorkerCounts(),
+        }
         status = status.model_copy(update=adopted)
-    if not job.spec.command:
+    if not job.spec.command and observed.refusal is None:  # a refused spec may have none
         status = status.model_copy(update={"layout": layout(job.spec)})
     status = _count_workers(status, gang)
     status = _count_devices(job, status, gang, now)
@@ -72,9 +76,11 @@ def _count_workers(status: Status, gang: Gang) -> Status:
     workers = WorkerCounts(
         desired=gang.replicas,
         created=created,
-        ready=len(gang.running),
+        ready=len(gang.starting) + len(gang.running),
         succeeded=len(gang.succeeded),
         failed=len(gang.failed),
+        disrupted=max(status.workers.disrupted, sum(pod.disrupted for pod in gang.current)),
+        at=status.workers.at,
     )
     return status.model_copy(update={"workers": workers})
 

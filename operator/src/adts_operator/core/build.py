@@ -19,11 +19,15 @@ from adts_api.contract import (
 )
 from adts_api.v1alpha1 import API_VERSION, KIND, DistributedTraining
 from adts_operator.core.environment import ports
-from adts_operator.core.names import config_map_name, pod_name, secret_name, service_name
+from adts_operator.core.gang import build_pod_group
+from adts_operator.core.names import config_map_name, pod_group_name, pod_name, secret_name, service_name
 from adts_operator.core.pod import build_pod
 
 TOKEN_PLACEHOLDER = "drawn-when-it-is-created"
 """The core knows no randomness: whoever creates the Secret draws the token."""
+
+PASSING_METADATA = {"labels", "annotations", "resource_version", "creation_timestamp", "deletion_timestamp"}
+"""What does not shape the training and changes while it runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +36,43 @@ class Defaults:
 
     image: str = "adts/trainer:0.1.0"
     """Trainer image of jobs that name none."""
+    pull_secrets: tuple[str, ...] = ()
+    """Secrets that pull that image."""
 
 
 def build_missing(
-    job: DistributedTraining, attempt: int, indices: Iterable[int], children: Set[str], image: str
+    job: DistributedTraining, attempt: int, indices: Iterable[int], children: Set[str], defaults: Defaults
 ) -> list[dict[str, Any]]:
     """What an attempt still needs, in the order of creation. A Secret cannot be looked up, so it is always there."""
-    around = [build_service(job), build_config_map(job, attempt)]
+    around = [build_service(job)]
+    if not job.spec.command:
+        around.append(build_config_map(job, attempt))
+    if job.spec.scheduling.gang != "none":
+        name = pod_group_name(job.metadata.name, attempt)
+        around.append(build_pod_group(job, attempt, _metadata(job, name)))
     missing = [it for it in around if f"{it['kind']}/{it['metadata']['name']}" not in children]
-    name = job.metadata.name
-    pods = [build_pod(job, attempt, index, image, _metadata(job, pod_name(name, index, attempt))) for index in indices]
-    return [*missing, build_secret(job), *pods]
+    if not job.spec.command:
+        missing.append(build_secret(job))
+    return [*missing, *(build_worker(job, attempt, index, defaults) for index in indices)]
+
+
+def build_worker(job: DistributedTraining, attempt: int, index: int, defaults: Defaults) -> dict[str, Any]:
+    """One pod, with the image of the job: once it has begun a new default of the operator does not reach it."""
+    metadata = _metadata(job, pod_name(job.metadata.name, index, attempt))
+    image = resolved_image(job, defaults)
+    secrets = () if job.spec.image else defaults.pull_secrets
+    return build_pod(job, attempt, index, metadata, image=image, pull_secrets=secrets)
+
+
+def resolved_image(job: DistributedTraining, defaults: Defaults) -> str:
+    """The image of the spec, else that of the first attempt, else the operator's."""
+    return job.spec.image or job.status.image or defaults.image
 
 
 def build_service(job: DistributedTraining) -> dict[str, Any]:
     """The headless Service of all attempts. Names resolve before pods are ready, because pods wait for each other."""
     master, launcher = ports(job)
+    at_launcher = {"name": "launcher", "port": launcher}
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -56,7 +81,7 @@ def build_service(job: DistributedTraining) -> dict[str, Any]:
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
             "selector": {LABEL_JOB_UID: job.metadata.uid},
-            "ports": [{"name": "master", "port": master}, {"name": "launcher", "port": launcher}],
+            "ports": [{"name": "master", "port": master}, *([] if job.spec.command else [at_launcher])],
         },
     }
 
@@ -86,8 +111,8 @@ def build_secret(job: DistributedTraining) -> dict[str, Any]:
 
 
 def resource(job: DistributedTraining) -> dict[str, Any]:
-    """The resource with every default filled in, without its status and without what kubectl notes in annotations."""
-    without: dict[str, bool | set[str]] = {"status": True, "metadata": {"labels", "annotations"}}
+    """The resource with every default filled in, without its status and without what others note in its metadata."""
+    without: dict[str, bool | set[str]] = {"status": True, "metadata": PASSING_METADATA}
     return job.model_dump(mode="json", by_alias=True, exclude=without, exclude_none=True)
 
 

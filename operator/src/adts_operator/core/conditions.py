@@ -24,9 +24,13 @@ def with_condition(
         last_transition_time=old.last_transition_time if old and old.status == answer else to_rfc3339(now),
         observed_generation=status.observed_generation,
     )
-    if old is None:
-        return status.model_copy(update={"conditions": [*status.conditions, new]})
-    return status.model_copy(update={"conditions": [new if c.type == new.type else c for c in status.conditions]})
+    conditions = [*status.conditions, new] if old is None else replace_condition(status.conditions, new)
+    return status.model_copy(update={"conditions": conditions})
+
+
+def replace_condition(conditions: Sequence[Condition], new: Condition) -> list[Condition]:
+    """The conditions with the one of the same type replaced."""
+    return [new if condition.type == new.type else condition for condition in conditions]
 
 
 def find_condition(conditions: Sequence[Condition], kind: ConditionType) -> Condition | None:

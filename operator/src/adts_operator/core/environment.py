@@ -35,6 +35,11 @@ def uses_host_network(job: DistributedTraining) -> bool:
     return bool((job.spec.workers.template.get("spec") or {}).get("hostNetwork"))
 
 
+def runs_our_image(job: DistributedTraining) -> bool:
+    """Whether the pods run the trainer image, or one made from it, and not an image that knows nothing of us."""
+    return not (job.spec.command and job.spec.image)
+
+
 def ports(job: DistributedTraining) -> tuple[int, int]:
     """(master, launcher) port. On the host network they derive from the UID, so that two jobs can share a node."""
     if not uses_host_network(job):
@@ -47,6 +52,8 @@ def build_environment(job: DistributedTraining, attempt: int, index: int) -> lis
     """The `env` list of one pod."""
     literal = {**_gang(job, attempt, index), **_ours(job, attempt, index)}
     if not job.spec.command:
+        literal |= _trainer(job, attempt)
+    if runs_our_image(job):
         literal |= {"HOME": HOME, "TMPDIR": TEMPORARY}
     if job.spec.workers.gpus_per_worker:
         literal |= FLIGHT_RECORDER
@@ -76,8 +83,7 @@ def _gang(job: DistributedTraining, attempt: int, index: int) -> dict[str, str]:
 
 
 def _ours(job: DistributedTraining, attempt: int, index: int) -> dict[str, str]:
-    metadata, policy = job.metadata, job.spec.run_policy
-    port = ports(job)[1]
+    metadata = job.metadata
     return {
         Env.CONTRACT: str(CONTRACT_VERSION),
         Env.JOB_NAME: metadata.name,
@@ -85,11 +91,18 @@ def _ours(job: DistributedTraining, attempt: int, index: int) -> dict[str, str]:
         Env.JOB_UID: metadata.uid,
         Env.ATTEMPT: str(attempt),
         Env.POD_NAME: pod_name(metadata.name, index, attempt),
+        Env.GRACE: str(job.spec.run_policy.grace_period_seconds),
+    }
+
+
+def _trainer(job: DistributedTraining, attempt: int) -> dict[str, str]:
+    """What only our launcher reads."""
+    port = ports(job)[1]
+    return {
         Env.CONFIG: f"{MOUNT_CONFIG}/{CONFIG_FILE}",
         Env.TOKEN_FILE: f"{MOUNT_TOKEN}/{TOKEN_FILE}",
         Env.PORT: str(port),
-        Env.LEAD: f"{lead_host(metadata.name, attempt)}:{port}",
+        Env.LEAD: f"{lead_host(job.metadata.name, attempt)}:{port}",
         Env.DEVICE: resolved_device(job.spec),
-        Env.START_TIMEOUT: f"{policy.start_deadline_seconds or START_DEADLINE_SECONDS:g}",
-        Env.GRACE: str(policy.grace_period_seconds),
+        Env.START_TIMEOUT: f"{job.spec.run_policy.start_deadline_seconds or START_DEADLINE_SECONDS:g}",
     }

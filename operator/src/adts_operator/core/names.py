@@ -33,6 +33,11 @@ def config_map_name(job: str, attempt: int) -> str:
     return f"{job}-{attempt}"
 
 
+def pod_group_name(job: str, attempt: int) -> str:
+    """The PodGroup of one attempt, and its name as a group of pods in a queue."""
+    return f"{job}-{attempt}"
+
+
 def secret_name(job: str, uid: str) -> str:
     """The Secret with the job's token; the UID in it makes a leftover of an older job of the same name harmless."""
     return f"{job}-{uid[:8]}"

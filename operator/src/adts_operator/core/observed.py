@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from adts_api.contract import Reason
 from adts_api.pod_status import PodStatus
 
 TrainerPhase = Literal["Pending", "Running", "Succeeded", "Failed"]
 
-NO_ROOM = ("Unschedulable", "SchedulingGated")
+UNSCHEDULABLE, GATED = NO_ROOM = ("Unschedulable", "SchedulingGated")
 """Reasons of a pending pod without a node, in the scheduler's words."""
 
 
@@ -33,7 +34,9 @@ class PodView:
     gone_by: float | None = None
     """Unix seconds by which a pod that is being deleted must be gone; None where nobody deletes it."""
     disrupted: bool = False
-    """Whether the condition DisruptionTarget is set: evicted, preempted or drained."""
+    """Whether DisruptionTarget is set (evicted, preempted or drained), or Kueue's TerminationTarget."""
+    unreachable: bool = False
+    """Whether its node does not answer: nobody there stops it or tells how it ends."""
     started_at: float | None = None
     """Unix seconds since when it holds its devices."""
     finished_at: float | None = None
@@ -42,6 +45,16 @@ class PodView:
     @property
     def is_alive(self) -> bool:
         return self.phase in ("Pending", "Running")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """What the cluster said to an object of the job, in a trial or when it was to be made."""
+
+    reason: Reason
+    message: str
+    is_permanent: bool
+    """True: the spec has to change. False: it may pass later, and is asked for again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +67,11 @@ class Observed:
     lead_is_silent: bool = False
     """Whether a running lead pod has not answered for so long that people should know. Never treated as a hang."""
     children: frozenset[str] = frozenset()
-    """Our own Services and ConfigMaps that exist, as `Kind/name`."""
+    """Our own Services, ConfigMaps and PodGroups that exist, as `Kind/name`."""
     foreign: tuple[str, ...] = ()
     """Objects under our names that belong to somebody else, as `Kind/name`."""
+    refusal: Refusal | None = None
+    """What the cluster refused of this generation of the job; None where nothing was refused, or may be tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)

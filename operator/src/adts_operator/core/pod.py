@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from adts_api.contract import (
@@ -16,7 +18,15 @@ from adts_api.contract import (
 )
 from adts_api.topology import processes_per_worker
 from adts_api.v1alpha1 import DistributedTraining
-from adts_operator.core.environment import HOME, TEMPORARY, build_environment, ports, uses_host_network
+from adts_operator.core import gang
+from adts_operator.core.environment import (
+    HOME,
+    TEMPORARY,
+    build_environment,
+    ports,
+    runs_our_image,
+    uses_host_network,
+)
 from adts_operator.core.names import config_map_name, pod_name, secret_name, service_name
 from adts_operator.core.template import merge
 
@@ -28,23 +38,45 @@ SHM_PER_GPU_PROCESS_MIB = 1024  # NCCL's channels and torch's shared tensors
 SHM_MIB = 256  # heartbeats and stacks
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A volume and where the container `trainer` sees it."""
+
+    name: str
+    path: str
+    source: Mapping[str, Any]
+    read_only: bool = False
+
+
 def build_pod(
-    job: DistributedTraining, attempt: int, index: int, image: str, metadata: dict[str, Any]
+    job: DistributedTraining,
+    attempt: int,
+    index: int,
+    metadata: dict[str, Any],
+    *,
+    image: str,
+    pull_secrets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One pod of an attempt. `metadata` holds its name, and the labels and the owner that all children share."""
     numbers = {LABEL_ATTEMPT: str(attempt), LABEL_INDEX: str(index)}
     template = job.spec.workers.template
     theirs = {key: value for key, value in (template.get("metadata") or {}).items() if key in ("labels", "annotations")}
-    ours = {**metadata, "labels": {**metadata["labels"], **numbers}}
+    group = gang.pod_metadata(job, attempt)
+    ours = {**metadata, "labels": {**metadata["labels"], **numbers, **group["labels"]}}
+    if group["annotations"]:
+        ours["annotations"] = group["annotations"]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": metadata["name"], **merge(theirs, ours)},  # ours over theirs: we are found by our labels
-        "spec": merge(_spec(job, attempt, index, image), template.get("spec") or {}),
+        "spec": merge(_spec(job, attempt, index, image, pull_secrets), template.get("spec") or {}),
     }
 
 
-def _spec(job: DistributedTraining, attempt: int, index: int, image: str) -> dict[str, Any]:
+def _spec(
+    job: DistributedTraining, attempt: int, index: int, image: str, pull_secrets: Sequence[str]
+) -> dict[str, Any]:
+    folders = _folders(job, attempt)
     spec: dict[str, Any] = {
         "hostname": pod_name(job.metadata.name, index, attempt),
         "subdomain": service_name(job.metadata.name),
@@ -61,10 +93,13 @@ def _spec(job: DistributedTraining, attempt: int, index: int, image: str) -> dic
             }
             for taint in ("not-ready", "unreachable")
         ],
-        "containers": [_container(job, attempt, index, image)],
-        "volumes": _volumes(job, attempt),
+        "containers": [_container(job, attempt, index, image, folders)],
+        "volumes": [{"name": it.name, **it.source} for it in folders],
+        **gang.pod_fields(job, attempt),
     }
-    if not job.spec.command:  # a user's own image may need root
+    if pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pull_secrets]
+    if runs_our_image(job):  # a user's own may need root
         spec["securityContext"] = {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -78,28 +113,24 @@ def _spec(job: DistributedTraining, attempt: int, index: int, image: str) -> dic
     return spec
 
 
-def _container(job: DistributedTraining, attempt: int, index: int, image: str) -> dict[str, Any]:
+def _container(
+    job: DistributedTraining, attempt: int, index: int, image: str, folders: Sequence[Folder]
+) -> dict[str, Any]:
     master, launcher = ports(job)
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": image,
         "command": list(job.spec.command or COMMAND),
         "env": build_environment(job, attempt, index),
-        "ports": [{"name": "master", "containerPort": master}, {"name": "launcher", "containerPort": launcher}],
+        "ports": [{"name": "master", "containerPort": master}],
         "terminationMessagePolicy": "FallbackToLogsOnError",  # its last output ends up in the status
         "volumeMounts": [
-            {"name": "config", "mountPath": MOUNT_CONFIG, "readOnly": True},
-            {"name": "token", "mountPath": MOUNT_TOKEN, "readOnly": True},
-            {"name": "shm", "mountPath": MOUNT_SHM},
-            {"name": "data", "mountPath": MOUNT_DATA, "readOnly": bool(job.spec.data.claim)},
-            {"name": "checkpoints", "mountPath": MOUNT_CHECKPOINTS},
+            {"name": it.name, "mountPath": it.path, **({"readOnly": True} if it.read_only else {})} for it in folders
         ],
     }
     if not job.spec.command:
-        container["volumeMounts"] += [
-            {"name": "home", "mountPath": HOME},
-            {"name": "temporary", "mountPath": TEMPORARY},
-        ]
+        container["ports"].append({"name": "launcher", "containerPort": launcher})
+    if runs_our_image(job):
         container["securityContext"] = {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -110,19 +141,25 @@ def _container(job: DistributedTraining, attempt: int, index: int, image: str) -
     return container
 
 
-def _volumes(job: DistributedTraining, attempt: int) -> list[dict[str, Any]]:
+def _folders(job: DistributedTraining, attempt: int) -> list[Folder]:
+    """What is mounted. A command gets the claims that it names: its image may have a /data of its own."""
     name, uid = job.metadata.name, job.metadata.uid
     size = SHM_PER_GPU_PROCESS_MIB * processes_per_worker(job.spec) if job.spec.workers.gpus_per_worker else SHM_MIB
-    volumes: list[dict[str, Any]] = [
-        {"name": "config", "configMap": {"name": config_map_name(name, attempt)}},
-        {"name": "token", "secret": {"secretName": secret_name(name, uid), "defaultMode": 0o440}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{size}Mi"}},
-        {"name": "data", **_claim(job.spec.data.claim, read_only=True)},
-        {"name": "checkpoints", **_claim(job.spec.checkpoint.claim, read_only=False)},
-    ]
+    config = {"configMap": {"name": config_map_name(name, attempt)}}
+    token = {"secret": {"secretName": secret_name(name, uid), "defaultMode": 0o440}}
+    shm = {"emptyDir": {"medium": "Memory", "sizeLimit": f"{size}Mi"}}
+    data, checkpoints = job.spec.data.claim, job.spec.checkpoint.claim
+    folders = [Folder("shm", MOUNT_SHM, shm)]
     if not job.spec.command:
-        volumes += [{"name": "home", "emptyDir": {}}, {"name": "temporary", "emptyDir": {}}]
-    return volumes
+        folders.append(Folder("config", MOUNT_CONFIG, config, read_only=True))
+        folders.append(Folder("token", MOUNT_TOKEN, token, read_only=True))
+    if data or not job.spec.command:
+        folders.append(Folder("data", MOUNT_DATA, _claim(data, read_only=True), read_only=bool(data)))
+    if checkpoints or not job.spec.command:
+        folders.append(Folder("checkpoints", MOUNT_CHECKPOINTS, _claim(checkpoints, read_only=False)))
+    if runs_our_image(job):  # its root is read-only
+        folders += [Folder("home", HOME, {"emptyDir": {}}), Folder("temporary", TEMPORARY, {"emptyDir": {}})]
+    return folders
 
 
 def _claim(name: str, *, read_only: bool) -> dict[str, Any]:

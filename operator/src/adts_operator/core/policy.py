@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adts_api.contract import PERMANENT_EXIT_CODES, ExitCode, Reason
+from adts_api.contract import COMMAND_EXIT_CODES, PERMANENT_EXIT_CODES, Reason
 from adts_api.v1alpha1 import DistributedTraining, Status
 from adts_operator.core.failures import Failure
+from adts_operator.core.gang import uses_kueue
 from adts_operator.core.times import to_seconds
 
 FIRST_DELAY_SECONDS = 10.0
 LONGEST_DELAY_SECONDS = 300.0
-
-COMMAND_CODES = frozenset({ExitCode.COMMAND_NOT_EXECUTABLE, ExitCode.COMMAND_NOT_FOUND})
-"""All that an exit code of somebody else's script can tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +20,8 @@ class Verdict:
 
     gives_up: Reason | None = None
     """Why the job fails; None starts another attempt."""
+    explanation: str = ""
+    """More than the failure itself says, for people."""
     counts: bool = True
     """Whether the failure spends one of `backoffLimit`."""
     streak: int = 0
@@ -34,14 +34,20 @@ def judge(job: DistributedTraining, status: Status, failure: Failure) -> Verdict
     """The verdict on a failure of the current attempt.
 
     A new checkpoint resets the delay but not the count; a disruption is free of charge only after one, so that a
-    job which is always preempted before it saves still comes to an end.
+    job which is always preempted before it saves still comes to an end. In a queue it always is: who queues has
+    agreed to be preempted.
     """
     if not failure.is_disruption and failure.exit_code in permanent_codes(job):
         return Verdict(gives_up=Reason.PERMANENT_FAILURE)
+    step = status.progress.step
+    if failure.is_out_of_memory and not job.spec.command and status.backoff.out_of_memory_step == step:
+        explanation = f"out of memory twice at step {step}; use more memory, smaller microbatches or more workers"
+        return Verdict(gives_up=Reason.PERMANENT_FAILURE, explanation=explanation)
     advanced = status.checkpoint.step > status.backoff.checkpoint_step
-    counts = not (failure.is_disruption and advanced)
+    counts = not (failure.is_disruption and (advanced or uses_kueue(job)))
     if status.failures + counts > job.spec.run_policy.backoff_limit:
-        return Verdict(gives_up=Reason.BACKOFF_LIMIT_EXCEEDED)
+        explanation = f"{status.failures + 1} attempts failed, more than runPolicy.backoffLimit allows; the last"
+        return Verdict(gives_up=Reason.BACKOFF_LIMIT_EXCEEDED, explanation=explanation)
     streak = 1 if advanced else status.backoff.streak + 1
     return Verdict(counts=counts, streak=streak, delay_seconds=delay_seconds(streak))
 
@@ -55,7 +61,7 @@ def delay_seconds(streak: int) -> float:
 
 def permanent_codes(job: DistributedTraining) -> frozenset[int]:
     """Exit codes after which another attempt would end the same way."""
-    ours = COMMAND_CODES if job.spec.command else PERMANENT_EXIT_CODES
+    ours = COMMAND_EXIT_CODES if job.spec.command else PERMANENT_EXIT_CODES
     return frozenset({*ours, *job.spec.run_policy.permanent_exit_codes})
 
 
