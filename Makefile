@@ -8,7 +8,7 @@ PROJECTS := crds/pyproject.toml operator/pyproject.toml trainer_image/pyproject.
 timed = @begin=$$(date +%s); echo "--- $(1)"; $(2) && echo "--- $(1): $$(( $$(date +%s) - begin )) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast lint type verify crds bench image clean cluster-up cluster-down
+.PHONY: help venv demo test test-fast test-cluster lint type verify crds chart bench bench-operator image clean cluster-up cluster-down
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  make %-10s %s\n' "$$t" "$$d"; done
@@ -24,12 +24,16 @@ $(STAMP): constraints.txt requirements-dev.txt $(PROJECTS)
 demo: venv ## train a small GPT on the Python standard library's text, live, in 2 processes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
-test: venv ## lint, types, generated files, unit and distributed tests
+test: venv ## lint, types, generated files, unit, distributed and cluster tests
 	$(call timed,lint,$(MAKE) -s lint)
 	$(call timed,types,$(MAKE) -s type)
 	$(call timed,verify,$(MAKE) -s verify)
 	$(call timed,unit tests,$(BIN)/pytest -q tests/unit)
 	$(call timed,distributed tests,$(BIN)/pytest -q tests/distributed)
+	$(call timed,chart and cluster tests,$(MAKE) -s test-cluster)
+
+test-cluster: venv ## the operator on a real Kubernetes: root, Linux and Go, else skipped with the reason
+	@$(BIN)/pytest -q tests/chart tests/cluster
 
 test-fast: venv ## unit tests that take seconds
 	$(BIN)/pytest -q tests/unit -m "not slow and not distributed"
@@ -42,14 +46,24 @@ lint: venv ## ruff and the layer contracts
 type: venv ## mypy, strict on API and operator
 	@$(BIN)/mypy
 
-crds: venv ## write the generated files: CRD, docs/manifest.md, docs/contract.md
+crds: venv ## write the generated files: CRD, parts of docs/, then the chart
 	@$(BIN)/python -m adts_api.crd
+	@$(BIN)/python -m adts_operator.docs
+	@$(MAKE) -s chart
+
+chart: venv ## write the chart's generated files and the plain manifests (needs helm: ADTS_HELM, on PATH, or built)
+	@$(BIN)/python charts/generate.py
 
 verify: venv ## fail if a generated file differs from its source
 	@$(BIN)/python -m adts_api.crd --check
+	@$(BIN)/python -m adts_operator.docs --check
+	@$(BIN)/python charts/generate.py --check
 
 bench: venv ## step time against a bare torch DDP loop, and start-up time (printed, not asserted)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -s --timeout=600 tests/perf
+
+bench-operator: venv ## the operator with 100 KWOK nodes: pods/s, writes, CPU, restart (printed, not asserted)
+	@PYTHONPATH=tests $(BIN)/python -m perf.operator_bench $(SIZES)
 
 image: ## build both images with docker or buildah
 	@tool=$$(command -v docker || command -v buildah) || { echo "make image needs docker or buildah"; exit 2; }; \

@@ -25,6 +25,8 @@ GIVEN = "ADTS_TEST_KUBECONFIG"
 TRAINER_IMAGE = os.environ.get("ADTS_TEST_TRAINER_IMAGE", "docker.io/adts/trainer:test")
 OPERATOR_IMAGE = os.environ.get("ADTS_TEST_OPERATOR_IMAGE", "docker.io/adts/operator:test")
 NAMESPACE_GONE_SECONDS = 90
+TEST_SECONDS = 300
+"""For a test that names no timeout of its own."""
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +72,8 @@ def namespace(cluster: Access, request: pytest.FixtureRequest) -> Iterator[str]:
     # the first pods of a namespace are refused until the controller manager has made its service account
     wait_until(lambda: cluster.get("serviceaccount", "default", name) is not None, 30)
     yield name
+    # pods that do not heed SIGTERM would use up their grace
+    cluster.kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false")
     cluster.kubectl("delete", "namespace", name, f"--timeout={NAMESPACE_GONE_SECONDS}s", timeout=100)
 
 
@@ -83,6 +87,15 @@ def trainer_image(cluster: Access) -> str:
 def operator_image(cluster: Access) -> str:
     """Name of the operator's image, present on every node."""
     return OPERATOR_IMAGE
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Times out tests, not their fixtures: the first one's may have to build the programs and the images."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            marker = item.get_closest_marker("timeout")
+            seconds = marker.args[0] if marker and marker.args else TEST_SECONDS
+            item.add_marker(pytest.mark.timeout(seconds, func_only=True), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

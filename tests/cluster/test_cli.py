@@ -5,101 +5,42 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster.harness.binaries import binaries
-from cluster.harness.cluster import Cluster
-from support.cluster_jobs import PATIENCE, RUN_ON, Jobs, script, wait_for
+from cluster.harness.access import Access
+from support.cluster_cli import Adts, user, viewer
+from support.cluster_jobs import PATIENCE, RUN_ON, Jobs, script
 from support.operator_access import Place, operating
 
-PROGRAMS = Path(sys.executable).parent
-LINES = 120
-LINE_SECONDS = 0.1
-
 SECOND_ATTEMPT = """
-echo "attempt $ADTS_ATTEMPT begins"; sleep 1
-[ "$ADTS_ATTEMPT" = 1 ] && [ "$NODE_RANK" = 1 ] && { echo "no such sample"; exit 9; }
-[ "$ADTS_ATTEMPT" = 1 ] && exec sleep 600
+echo "attempt $ADTS_ATTEMPT begins"
+if [ "$ADTS_ATTEMPT" = 1 ]; then trap 'echo "no such sample"; exit 9' TERM; sleep 3600 & wait; fi
 echo "attempt $ADTS_ATTEMPT ends"
 """
-COUNTING = f"sleep 1; for i in $(seq {LINES}); do echo line $i; sleep {LINE_SECONDS}; done"
-
-
-class Adts:
-    """The command line of one user of the cluster."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
-        path = f"{PROGRAMS}:{binaries()}:{os.environ['PATH']}"
-        self.environment = kept | {"KUBECONFIG": str(kubeconfig), "PATH": path}
-
-    def start(self, *words: str, program: str = "adts") -> subprocess.Popen[str]:
-        """Starts a command that goes on."""
-        command = [*program.split(), *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True)
-
-    def __call__(self, *words: str, program: str = "adts") -> tuple[int, str, str]:
-        """Runs a command to its end: exit code, output, error output."""
-        return ended(self.start(*words, program=program))
-
-
-def ended(process: subprocess.Popen[str], seconds: float = PATIENCE) -> tuple[int, str, str]:
-    """Exit code and both outputs of a command that must end by itself."""
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        raise AssertionError(f"still runs after {seconds:g} s:\n{out}\n{err}") from None
-    return process.returncode, out, err
+"""Each pod of the first attempt fails when it gets SIGTERM."""
 
 
 @pytest.fixture(scope="module")
-def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(cluster: Access, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with operating(cluster, tmp_path_factory.mktemp("cli")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def accounts(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Adts]:
-    """The command line under a new service account, whose context names the test's namespace."""
-    folder = tmp_path_factory.mktemp("accounts")
-
-    def make(name: str) -> Adts:
-        admin = ["-n", place.namespace]
-        place.cluster.kubectl(*admin, "create", "serviceaccount", name)
-        token = place.cluster.kubectl(*admin, "create", "token", name, "--duration=2h").strip()
-        config = yaml.safe_load(Path(place.cluster.kubeconfig).read_text())
-        (context,) = (it["context"] for it in config["contexts"] if it["name"] == config["current-context"])
-        context |= {"user": name, "namespace": place.namespace}
-        config["users"] = [{"name": name, "user": {"token": token}}]
-        path = folder / name
-        path.write_text(yaml.safe_dump(config))
-        return Adts(path)
-
-    return make
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For the commands' kubeconfigs and outputs."""
+    return tmp_path_factory.mktemp("users")
 
 
 @pytest.fixture(scope="module")
-def adts(place: Place, accounts: Callable[[str], Adts]) -> Adts:
+def adts(place: Place, folder: Path) -> Adts:
     """The command line of a user who may see, and nothing more."""
-    viewer = accounts("viewer")
-    who = f"{place.namespace}:viewer"
-    place.cluster.kubectl("-n", place.namespace, "create", "rolebinding", who.replace(":", "-"), "--clusterrole=view",
-                          f"--serviceaccount={who}")  # fmt: skip
-    asking = ["-n", place.namespace, "auth", "can-i", "watch", "distributedtrainings"]
-    may = lambda: place.cluster.kubectl(*asking, f"--as=system:serviceaccount:{who}", check=False)  # noqa: E731
-    wait_for(lambda: may().strip() == "yes", PATIENCE, "the chart's role is part of `view`", may)
-    return viewer
+    return viewer(place.cluster, place.namespace, folder)
 
 
 @pytest.fixture
@@ -114,11 +55,15 @@ def job(jobs: Jobs, name: str, code: str, **spec: Any) -> dict[str, Any]:
     return script(name, jobs.namespace, code, runPolicy={"gracePeriodSeconds": 2}, **spec)
 
 
-def test_logs_follow_all_pods_through_all_attempts_to_the_end(jobs: Jobs, adts: Adts) -> None:
+def test_logs_follow_all_pods_through_all_attempts_to_the_end(jobs: Jobs, place: Place, adts: Adts) -> None:
     jobs.apply(job(jobs, "twice", SECOND_ATTEMPT))
-    code, out, err = ended(adts.start("logs", "twice", "--follow"))
+    following = adts.start("logs", "twice", "--follow")
+    for pod in ("twice-0-1", "twice-1-1"):
+        following.wait_for_line(f"{pod} attempt 1 begins")
+    place.cluster.kubectl("-n", place.namespace, "exec", "twice-1-1", "--", "sh", "-c", "kill -TERM 1")
+    code, out, err = following.end()
     assert code == 0
-    lines = out.splitlines()
+    lines = [line for line in out.splitlines() if line != "twice-0-1 no such sample"]  # told to stop as well
     assert len(lines) == len(set(lines)), "no line twice"
     assert set(lines) == {
         "twice-0-1 attempt 1 begins",
@@ -150,29 +95,12 @@ def test_logs_follow_all_pods_through_all_attempts_to_the_end(jobs: Jobs, adts: 
     assert "TrainingFinished" in page.partition("Events")[2]
 
 
-def test_a_follower_outlives_the_api_server(
-    own_cluster: Cluster, jobs: Jobs, adts: Adts, measured: Callable[[str], None]
-) -> None:
-    jobs.apply(job(jobs, "counts", COUNTING))
-    following = adts.start("logs", "counts", "--follow")
-    jobs.wait("counts", "Running", PATIENCE)
-    time.sleep(1.0)
-    begin = time.monotonic()
-    own_cluster.restart_api_server()
-    measured(f"API server away for {time.monotonic() - begin:.1f} s while `adts logs --follow` runs")
-    code, out, err = ended(following, PATIENCE + LINES * LINE_SECONDS)
-    assert code == 0, err
-    for pod in ("counts-0-1", "counts-1-1"):
-        seen = [line.removeprefix(f"{pod} ") for line in out.splitlines() if line.startswith(pod)]
-        assert seen == [f"line {number}" for number in range(1, LINES + 1)], "no line lost, none twice"
-
-
 def test_a_follower_goes_on_when_a_pod_vanishes(jobs: Jobs, place: Place, adts: Adts) -> None:
     jobs.apply(job(jobs, "loses", f'[ "$ADTS_ATTEMPT" = 2 ] && exec echo done; echo up; {RUN_ON}'))
     following = adts.start("logs", "loses", "--follow")
-    jobs.wait("loses", "Running", PATIENCE)
+    following.wait_for_line("loses-0-1 up")
     place.cluster.kubectl("-n", place.namespace, "delete", "pod", "loses-1-1", "--force", "--grace-period=0")
-    code, out, err = ended(following)
+    code, out, err = following.end()
     assert code == 0
     assert {"loses-0-1 up", "loses-0-2 done", "loses-1-2 done"} <= set(out.splitlines())
     assert "[adts] loses is Restarting, attempt 2: " in err
@@ -181,9 +109,9 @@ def test_a_follower_goes_on_when_a_pod_vanishes(jobs: Jobs, place: Place, adts: 
 def test_a_follower_ends_with_the_job(jobs: Jobs, adts: Adts) -> None:
     jobs.apply(job(jobs, "leaves", f"echo up; {RUN_ON}"))
     following = adts.start("logs", "leaves", "--follow")
-    jobs.wait("leaves", "Running", PATIENCE)
+    following.wait_for_line("leaves-0-1 up")
     jobs.delete("leaves")
-    code, out, err = ended(following)
+    code, out, err = following.end()
     assert code == 0
     assert out.splitlines().count("leaves-0-1 up") == 1
     assert err.endswith("[adts] leaves was deleted\n")
@@ -266,8 +194,8 @@ def test_a_job_that_does_not_exist_is_one_message(command: str, place: Place, ad
     assert err == message
 
 
-def test_without_rights_every_command_says_what_to_ask_for(accounts: Callable[[str], Adts]) -> None:
-    stranger = accounts("stranger")
+def test_without_rights_every_command_says_what_to_ask_for(place: Place, folder: Path) -> None:
+    stranger = user(place.cluster, place.namespace, "stranger", folder)
     for command in ("status", "status -A", "top", "describe x", "logs x", "status x"):
         code, out, err = stranger(*command.split())
         assert (code, out) == (2, "")

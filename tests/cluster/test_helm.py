@@ -1,105 +1,28 @@
-"""The life of a release: the real Helm installs, tests, upgrades and removes the operator while jobs run."""
+"""The life of a release: the real Helm installs, tests and upgrades the operator while jobs run."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from adts_operator.core.times import to_seconds
 from cluster.harness.access import Access
-from cluster.harness.binaries import binaries
-from cluster.harness.process import NO_PROXY
-from support.cluster_jobs import PATIENCE, Jobs, script, wait_for
-from support.operator_access import CHART, Account, new_namespace
+from support.cluster_jobs import PATIENCE, Jobs, wait_for
+from support.helm_release import RELEASE, RESTRICTED, Release, finish, installed, start, uids
+from support.operator_access import CHART, new_namespace
 
 pytestmark = pytest.mark.timeout(400)
 
-RELEASE = "adts"
-NAME = "adts-operator"
-CRD = "distributedtrainings.adts.dev"
-OPERATORS = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator"
-RESTRICTED = {f"pod-security.kubernetes.io/{what}": "restricted" for what in ("enforce", "warn")}
 FAILOVER_SECONDS = 20.0
-UNTIL_TOLD = "trap 'exit 143' TERM; until [ -e /tmp/end ]; do sleep 0.2; done; echo done"
-"""A script that ends when a file says so."""
-
 Measured = Callable[[str], None]
-
-
-class Release:
-    """Helm, for one release in one namespace."""
-
-    def __init__(self, cluster: Access, namespace: str, image: str, home: Path) -> None:
-        self.cluster, self.namespace = cluster, namespace
-        repository, _, tag = image.rpartition(":")
-        self.values: dict[str, Any] = {
-            "image": {"repository": repository, "tag": tag},
-            "trainer": {"image": image},
-        }
-        self._environment = {"HOME": str(home), "PATH": os.environ["PATH"], "KUBECONFIG": str(cluster.kubeconfig)}
-
-    def helm(self, *arguments: str, check: bool = True, **values: Any) -> str:
-        """Runs Helm; both of its outputs."""
-        command = [str(binaries() / "helm"), *arguments, "--namespace", self.namespace, "--timeout", "150s"]
-        stdin = None
-        if arguments[0] in ("install", "upgrade"):
-            command += ["--wait", "--values", "-"]
-            stdin = json.dumps(self.values | values)
-        done = subprocess.run(
-            command,
-            input=stdin,
-            env=self._environment | NO_PROXY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0 or not check, done.stdout
-        return done.stdout
-
-    def install(self, **values: Any) -> str:
-        """Also where the definition is there already: the cluster is shared, and an uninstall keeps it."""
-        ours = ("--take-ownership", "--force-conflicts")
-        return self.helm("install", RELEASE, str(CHART), *ours, **values)
-
-    def pods(self) -> list[dict[str, Any]]:
-        """The operator's pods that are not on their way out."""
-        found = self.cluster.items("pods", self.namespace, OPERATORS)
-        return [it for it in found if not it["metadata"].get("deletionTimestamp")]
-
-    def leader(self) -> str:
-        """Name of the pod that holds the Lease; empty where none does."""
-        lease = self.cluster.get("lease", NAME, self.namespace) or {"spec": {}}
-        return str(lease["spec"].get("holderIdentity") or "").partition("_")[0]
-
-    def account(self) -> Account:
-        """The operator's account, for what the audit log knows of it."""
-        return Account(
-            user=f"system:serviceaccount:{self.namespace}:{NAME}",
-            kubeconfig=self.cluster.kubeconfig,
-            rights=frozenset(),
-            audit_log=getattr(self.cluster, "audit_log", None),
-        )
 
 
 @pytest.fixture(scope="module")
 def release(cluster: Access, operator_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """Installed in a namespace where only restricted pods may run; no request of it was refused by RBAC."""
-    with new_namespace(cluster, "adts-helm", RESTRICTED) as system:
-        release = Release(cluster, system, operator_image, tmp_path_factory.mktemp("helm"))
-        release.install()
-        try:
-            yield release
-            assert release.account().forbidden() == []
-        finally:
-            release.helm("uninstall", RELEASE, "--wait", "--ignore-not-found")
+    """The operator for the whole cluster."""
+    with installed(cluster, operator_image, tmp_path_factory.mktemp("helm")) as release:
+        yield release
+        assert release.account().forbidden() == [], "RBAC refused requests of the operator"
 
 
 @pytest.fixture
@@ -107,24 +30,6 @@ def jobs(cluster: Access, release: Release) -> Iterator[Jobs]:
     """A namespace for the jobs of one test, where only restricted pods may run."""
     with new_namespace(cluster, "adts-helm-jobs", RESTRICTED) as name:
         yield Jobs(cluster.kubectl, name)
-
-
-def start(jobs: Jobs, name: str) -> list[str]:
-    """A job of two pods that run until they are told to end; the UIDs of its pods."""
-    jobs.apply(script(name, jobs.namespace, UNTIL_TOLD, runPolicy={"gracePeriodSeconds": 5}))
-    jobs.wait(name, "Running", PATIENCE)
-    return uids(jobs, name)
-
-
-def uids(jobs: Jobs, name: str) -> list[str]:
-    return [pod["metadata"]["uid"] for pod in jobs.pods(name)]
-
-
-def finish(jobs: Jobs, name: str) -> dict[str, Any]:
-    """Tells the pods of a job to end; its last status."""
-    for pod in jobs.pods(name):
-        jobs.execute(pod["metadata"]["name"], "touch /tmp/end")
-    return jobs.wait(name, "Succeeded", PATIENCE)
 
 
 def test_two_operators_run_on_two_nodes_as_restricted_pods_and_one_leads(release: Release) -> None:
@@ -194,48 +99,3 @@ def test_an_upgrade_changes_the_operator_and_keeps_running_jobs_running(release:
     assert finish(jobs, "through-upgrade")["attempt"] == 1
     assert job["status"]["image"] == release.values["trainer"]["image"], "a job keeps the image it began with"
     release.helm("upgrade", RELEASE, str(CHART))
-
-
-def test_with_watched_namespaces_the_operator_has_roles_there_and_runs_no_other_job(
-    release: Release, jobs: Jobs
-) -> None:
-    with new_namespace(release.cluster, "adts-helm-other") as other:
-        release.helm("upgrade", RELEASE, str(CHART), watchNamespaces=[jobs.namespace])
-        assert release.cluster.get("clusterrole", NAME) is None
-        assert release.cluster.get("clusterrolebinding", NAME) is None
-        assert release.cluster.get("role", NAME, jobs.namespace) is not None
-        unwatched = Jobs(release.cluster.kubectl, other)
-        unwatched.apply(script("ignored", other, "true"))
-        start(jobs, "watched")
-        assert finish(jobs, "watched")["attempt"] == 1
-        assert unwatched.status("ignored") == {}
-        assert "ok: a small job is accepted" in release.helm("test", RELEASE, "--logs")
-    release.helm("upgrade", RELEASE, str(CHART))
-    assert release.cluster.get("role", NAME, jobs.namespace) is None
-
-
-def test_uninstall_leaves_the_definition_and_the_jobs_whose_pods_a_reinstall_adopts(
-    release: Release, jobs: Jobs
-) -> None:
-    before = start(jobs, "orphan")
-    answer = release.helm("uninstall", RELEASE, "--wait")
-    assert "[CustomResourceDefinition] distributedtrainings.adts.dev" in answer
-    kinds = "deployments,pods,services,serviceaccounts,roles,rolebindings,poddisruptionbudgets,configmaps,secrets"
-    left = release.cluster.kubectl(
-        *("-n", release.namespace, "get", f"{kinds},clusterroles,clusterrolebindings,leases", "-o", "name"),
-        *("-l", f"app.kubernetes.io/instance={RELEASE}"),
-    )
-    assert left == ""
-    wait_for(lambda: release.cluster.get("lease", NAME, release.namespace) is None, PATIENCE, "the Lease gone")
-    assert release.cluster.get("crd", CRD) is not None
-    assert uids(jobs, "orphan") == before
-    for pod in jobs.pods("orphan"):
-        assert pod["status"]["phase"] == "Running"
-    stopped = to_seconds(jobs.status("orphan")["conditions"][0]["lastTransitionTime"])
-
-    release.install()
-    wait_for(release.leader, PATIENCE, "a leader")
-    status = finish(jobs, "orphan")
-    assert uids(jobs, "orphan") == before
-    assert (status["attempt"], status["workers"]["succeeded"]) == (1, 2)
-    assert max(to_seconds(it["lastTransitionTime"]) for it in status["conditions"]) > stopped

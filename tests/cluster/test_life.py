@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from adts_api.contract import LABEL_ATTEMPT, LABEL_INDEX, LABEL_JOB, LABEL_JOB_UID
+from adts_api.contract import LABEL_JOB, LABEL_JOB_UID
 from adts_operator.cluster.api import Api, collection
 from adts_operator.core.times import to_seconds
 from cluster.harness.cluster import Cluster
@@ -267,12 +267,13 @@ def offer_gpus(place: Place, node: str, count: int) -> None:
 
 
 def test_an_image_that_cannot_be_pulled_is_named(jobs: Jobs) -> None:
-    absent = {"containers": [{"name": "trainer", "imagePullPolicy": "Never"}]}
+    never = {"containers": [{"name": "trainer", "imagePullPolicy": "Never"}]}
+    images = {"no-image": "docker.io/adts/none:1", "no-registry": "127.0.0.1:9/adts/none:1"}
     jobs.apply(
-        job(jobs, "no-registry", RUN_ON, image="registry.invalid/none/none:1"),
-        job(jobs, "no-image", RUN_ON, image="docker.io/adts/none:1", workers={"template": {"spec": absent}}),
+        job(jobs, "no-image", RUN_ON, image=images["no-image"], workers={"template": {"spec": never}}),
+        job(jobs, "no-registry", RUN_ON, image=images["no-registry"]),
     )
-    for name, image in (("no-image", "docker.io/adts/none:1"), ("no-registry", "registry.invalid/none/none:1")):
+    for name, image in images.items():
         condition = jobs.wait_for_condition(name, "Running", "ImagePullFailed")
         assert image in condition["message"]
         assert jobs.status(name)["phase"] == "Starting"
@@ -369,6 +370,11 @@ def tally(requests: list[Request]) -> str:
     return ", ".join(f"{asked.count(it)} {it}" for it in dict.fromkeys(asked))
 
 
+def has_ended(pod: dict[str, Any]) -> bool:
+    """Whether the kubelet has told that the container ended."""
+    return any("terminated" in it["state"] for it in pod["status"].get("containerStatuses", []))
+
+
 async def test_a_gang_is_restarted_at_once(jobs: Jobs, place: Place, measured: Measured) -> None:
     replicas = 8
     code = "trap 'exit 143' TERM; until [ -e /tmp/fail ]; do sleep 0.1; done; exit 1"
@@ -385,10 +391,9 @@ async def test_a_gang_is_restarted_at_once(jobs: Jobs, place: Place, measured: M
                 pod = event["object"]
                 if event["type"] == "BOOKMARK":
                     continue
-                labels, phase = pod["metadata"]["labels"], pod["status"].get("phase")
-                if labels[LABEL_ATTEMPT] == "1" and labels[LABEL_INDEX] == "3" and phase == "Failed" and not failed_at:
+                if pod["metadata"]["name"] == "quick-3-1" and has_ended(pod) and not failed_at:
                     failed_at = time.monotonic()
-                if labels[LABEL_ATTEMPT] == "2":
+                if attempt_of(pod) == 2:
                     new.add(pod["metadata"]["uid"])
                 if len(new) == replicas:
                     break

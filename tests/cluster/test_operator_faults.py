@@ -40,6 +40,12 @@ Start = Callable[..., OperatorProcess]
 
 
 @pytest.fixture
+def namespace(cluster: Access) -> Iterator[str]:
+    with new_namespace(cluster, "faults") as name:
+        yield name
+
+
+@pytest.fixture
 def jobs(cluster: Access, namespace: str) -> Jobs:
     return Jobs(cluster.kubectl, namespace)
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ["training.steps=4", "optimizer.schedule.warmupSteps=1", "training.logEverySteps=1"]
 SHORTER: dict[str, list[str]] = {
     "quickstart": ["data.evaluation.samples=8"],
+    "training": ["data.evaluation.samples=8"],
     "gpt2-124m": [
         "training.device=cpu",
         "training.compile=false",
@@ -30,7 +31,7 @@ SHORTER: dict[str, list[str]] = {
         "training.globalBatchSize=16",
     ],
 }
-NEEDS_DATA = {"quickstart": "stdlib", "gpt2-124m": "corpus"}
+NEEDS_DATA = {"quickstart": "stdlib", "training": "stdlib", "gpt2-124m": "corpus"}
 
 
 def adts(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.harness.kwok import Kwok
-
 from adts_api.contract import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_MANAGED_BY, MANAGED_BY
 from adts_operator.cluster.api import Api, ApiError, collection
 from cluster.harness.cluster import Cluster
+from cluster.harness.kwok import Kwok
 from perf.lead_stub import LeadStub
 from support.operator_process import OperatorProcess
 

@@ -26,6 +26,8 @@ NO_ANSWER = 0
 START_SECONDS = 20
 UPSTREAM_SECONDS = 60
 SWALLOW_SECONDS = 0.1
+CLOSE_SECONDS = 0.25
+"""What the event loop needs to say good-bye to TLS connections."""
 
 
 def is_write(method: str, path: str) -> bool:
@@ -60,10 +62,9 @@ class FaultProxy:
         """Requests by method, faults by code, and `dropped` watches."""
         self._random = random.Random(seed)
         self._watches: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="fault-proxy", daemon=True)
 
     def __enter__(self) -> FaultProxy:
         self._thread.start()
@@ -91,12 +92,8 @@ class FaultProxy:
         self.drop_watches()
         self.is_deaf = False
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         connector = aiohttp.TCPConnector(ssl=_trust(self._source["clusters"][0]["cluster"]), limit=0)
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as self._session:
             app = web.Application(client_max_size=1 << 26)
@@ -110,6 +107,7 @@ class FaultProxy:
             self._ready.set()
             await self._stop.wait()
             await runner.cleanup()
+        await asyncio.sleep(CLOSE_SECONDS)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.counts[request.method] += 1
@@ -124,7 +122,7 @@ class FaultProxy:
         url = f"{self._source['clusters'][0]['cluster']['server']}{request.raw_path}"
         try:
             async with self._session.request(
-                request.method, url, data=body, headers=headers, timeout=timeout
+                request.method, url, data=body or None, headers=headers, timeout=timeout
             ) as answer:
                 if fault is not None:
                     await answer.read()

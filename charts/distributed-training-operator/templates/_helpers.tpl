@@ -59,7 +59,7 @@ app.kubernetes.io/component: operator
   verbs: [get, list, watch, delete]
 - apiGroups: [adts.dev]
   resources: [distributedtrainings/status]
-  verbs: [update]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete]

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 CHILD_DELAY_SECONDS = 0.05
 """Pods of a gang change together: one pass for all of them."""
 ENDED = ("Succeeded", "Failed")
+SILENT_PHASES = (*ENDED, "Suspended")
 STALE_SECONDS = 180.0
 """Without a word from a watch that hears a bookmark every minute."""
 
@@ -47,7 +48,7 @@ class Controller:
         self._queue = WorkQueue()
         self._store = JobStore()
         self._children = Children(api, settings.watch_namespaces, self._child_changed)
-        self._progress = Progress(self._leads, self._ask, self._queue.add)
+        self._progress = Progress(self._asked, self._find_lead, self._ask, self._queue.add)
         self._jobs = KubernetesJobs(api, self._store, recorder, metrics.restarted)
         self._cluster = KubernetesCluster(api, self._jobs, self._store, self._children, self._progress, self._queue.add)
         self._defaults = Defaults(image=settings.trainer_image, pull_secrets=settings.image_pull_secrets)
@@ -148,25 +149,27 @@ class Controller:
     def _child_changed(self, key: str) -> None:
         self._queue.add(key, CHILD_DELAY_SECONDS)
 
-    def _leads(self) -> Iterator[Lead]:
-        """The lead pods that can be asked."""
+    def _asked(self) -> Iterator[tuple[str, str]]:
+        """UID and key of the jobs whose lead pod may tell something."""
         for key, stored in self._store:
-            job = stored.job
-            if job.spec.command or not job.status.attempt or job.status.phase in (*ENDED, "Suspended"):
-                continue
-            items = self._children.pods(job.metadata.uid)
-            attempt = effective_attempt(job.status.attempt, tuple(item.value.view for item in items))
-            for item in items:
-                view = item.value.view
-                if view.index == 0 and view.attempt == attempt and view.phase == "Running" and item.value.ip:
-                    yield Lead(
-                        job_uid=job.metadata.uid,
-                        job_key=key,
-                        namespace=item.namespace,
-                        pod=item.name,
-                        ip=item.value.ip,
-                        port=ports(job)[1],
-                    )
+            status = stored.job.status
+            if status.attempt and status.phase not in SILENT_PHASES and not stored.job.spec.command:
+                yield stored.job.metadata.uid, key
+
+    def _find_lead(self, key: str) -> Lead | None:
+        """The lead pod of a job, if it can be asked."""
+        stored = self._store.get(key)
+        if stored is None:
+            return None
+        job = stored.job
+        items = self._children.pods(job.metadata.uid)
+        attempt = effective_attempt(job.status.attempt, tuple(item.value.view for item in items))
+        for item in items:
+            view = item.value.view
+            if view.index == 0 and view.attempt == attempt and view.phase == "Running" and item.value.ip:
+                port = ports(job)[1]
+                return Lead(job_key=key, namespace=item.namespace, pod=item.name, ip=item.value.ip, port=port)
+        return None
 
     async def _ask(self, lead: Lead) -> bytes:
         if self._settings.progress_by == "pod-ip":

@@ -15,6 +15,38 @@ WATCH_SECONDS = 300  # a whole number: kopf sends it as it is
 SPARE_SECONDS = 30.0
 
 
+class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf has types, but not for us: see pyproject.toml
+    """kopf copies every object twice to find what changed in it; we compare what is with what should be instead."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class NoProgress(kopf.ProgressStorage):  # type: ignore[misc]
+    """No handler of ours is repeated by kopf."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 def registry() -> kopf.OperatorRegistry:
     """The handlers; not kopf's global registry, so that importing this module has no effect."""
     handlers = kopf.OperatorRegistry()
@@ -43,6 +75,8 @@ def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + SPARE_SECONDS
     settings.watching.chunk_size = 250
+    settings.persistence.diffbase_storage = NoDiffBase()
+    settings.persistence.progress_storage = NoProgress()
 
 
 async def watch(controller: Controller, namespaces: Sequence[str]) -> None:

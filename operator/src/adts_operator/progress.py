@@ -31,7 +31,6 @@ LARGEST_ANSWER = 1 << 20
 class Lead:
     """Where the lead pod of a job answers."""
 
-    job_uid: str
     job_key: str
     namespace: str
     pod: str
@@ -47,10 +46,11 @@ Ask = Callable[[Lead], Awaitable[bytes]]
 class _Talk:
     """What is known of one lead pod."""
 
-    lead: Lead
+    lead: Lead | None = None
+    """None while there is no lead pod that could be asked."""
     status: PodStatus | None = None
-    heard_at: float
-    next_at: float
+    heard_at: float = 0.0
+    next_at: float = 0.0
     asked: int = 0
     unanswered: int = 0
     is_silent: bool = False
@@ -60,9 +60,15 @@ class _Talk:
 class Progress:
     """The newest answers of the lead pods, by the UID of their job."""
 
-    def __init__(self, leads: Callable[[], Iterable[Lead]], ask: Ask, on_news: Callable[[str], None]) -> None:
-        """`leads` tells whom to ask; `on_news` gets the key of a job whose answer changed."""
-        self._leads, self._ask, self._on_news = leads, ask, on_news
+    def __init__(
+        self,
+        jobs: Callable[[], Iterable[tuple[str, str]]],
+        find_lead: Callable[[str], Lead | None],
+        ask: Ask,
+        on_news: Callable[[str], None],
+    ) -> None:
+        """`jobs` tells UID and key of those to ask; `on_news` gets the key of a job whose answer changed."""
+        self._jobs, self._find_lead, self._ask, self._on_news = jobs, find_lead, ask, on_news
         self._talks: dict[str, _Talk] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._asking: set[asyncio.Task[None]] = set()
@@ -81,29 +87,34 @@ class Progress:
         """Asks for ever."""
         while True:
             now = time.monotonic()
-            leads = {lead.job_uid: lead for lead in self._leads()}
-            for uid in self._talks.keys() - leads.keys():
+            jobs = dict(self._jobs())
+            for uid in self._talks.keys() - jobs.keys():
                 del self._talks[uid]
-            interval = max(SHORTEST_SECONDS, len(leads) * SECONDS_PER_JOB)
-            for uid, lead in leads.items():
+            interval = max(SHORTEST_SECONDS, len(jobs) * SECONDS_PER_JOB)
+            for uid, key in jobs.items():
                 talk = self._talks.get(uid)
-                if talk is None or talk.lead != lead:
-                    talk = self._talks[uid] = _Talk(lead=lead, heard_at=now, next_at=now)
-                if talk.next_at <= now and not talk.is_asking:
-                    self._start(talk, interval)
+                if talk is None or (talk.next_at <= now and not talk.is_asking):
+                    self._start(uid, key, interval, now)
             await asyncio.sleep(TICK_SECONDS)
 
-    def _start(self, talk: _Talk, interval: float) -> None:
+    def _start(self, uid: str, key: str, interval: float, now: float) -> None:
+        """Asks the lead pod that the job has now; one that is new starts from nothing."""
+        lead, talk = self._find_lead(key), self._talks.get(uid)
+        if talk is None or talk.lead != lead:
+            talk = self._talks[uid] = _Talk(lead=lead, heard_at=now)
+        if lead is None:
+            talk.next_at = now + EAGER_SECONDS
+            return
         talk.is_asking = True
-        task = asyncio.create_task(self._talk(talk, interval))
+        task = asyncio.create_task(self._talk(talk, lead, interval))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _talk(self, talk: _Talk, interval: float) -> None:
+    async def _talk(self, talk: _Talk, lead: Lead, interval: float) -> None:
         before = (talk.status, talk.is_silent)
         try:
             async with self._slots:
-                talk.status = PodStatus.model_validate_json(await self._ask(talk.lead))
+                talk.status = PodStatus.model_validate_json(await self._ask(lead))
             talk.heard_at, talk.unanswered, talk.is_silent = time.monotonic(), 0, False
         except (OSError, TimeoutError, aiohttp.ClientError, ValidationError):
             talk.unanswered += 1
@@ -115,7 +126,7 @@ class Progress:
         eager = not trains and talk.asked < EAGER_TIMES
         talk.next_at = time.monotonic() + (EAGER_SECONDS if eager else interval * random.uniform(0.9, 1.0))
         if (talk.status, talk.is_silent) != before:
-            self._on_news(talk.lead.job_key)
+            self._on_news(lead.job_key)
 
 
 async def ask_pod(session: aiohttp.ClientSession, lead: Lead) -> bytes:

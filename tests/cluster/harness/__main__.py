@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from cluster.harness import machine, node_store, teardown, watchdog
+from cluster.harness import build_storage, machine, node_store, teardown, watchdog
+from cluster.harness.build_storage import images_locked
 from cluster.harness.claims import claim
 from cluster.harness.cluster import Cluster
 from cluster.harness.images import operator_image, trainer_image
@@ -67,6 +68,8 @@ def load(index: int) -> None:
 
 def remove(indexes: Iterable[int]) -> None:
     """Every number is tried, since a crashed run may have left things but no folder."""
+    with images_locked():
+        build_storage.release()
     for index in indexes:
         layout = Layout(index)
         if teardown.left(layout):

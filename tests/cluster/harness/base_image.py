@@ -9,16 +9,17 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.harness.machine import say
 from cluster.harness.process import ClusterError, run
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 PREFIX = Path(sys.base_prefix)
-LEFT_OUT = re.compile(
-    r"/(site-packages|test|tests|__pycache__|idlelib|tkinter|turtledemo|ensurepip/_bundled/x)/|_tkinter\.|\.a$"
-)
+LEFT_OUT = re.compile(r"/(site-packages|test|tests|__pycache__|idlelib|tkinter|turtledemo)/|_tkinter\.|\.a$")
 """What an image of Python for servers does without; site-packages is what this machine's user installed."""
+PROBED = ("bz2", "ctypes", "lzma", "sqlite3", "ssl", "zlib")
+"""Modules that need shared libraries: that they load is tried at once."""
 
 CONTAINERFILE = """\
 FROM scratch
@@ -36,28 +37,48 @@ def key() -> str:
 
 def write_context(folder: Path) -> None:
     """Writes a build context: a Containerfile and the root file system it adds."""
-    say(f"making a base image: Debian {_release()} with this machine's {PYTHON} (half a minute)")
+    say(f"making a base image: {_release()} with this machine's {PYTHON} (half a minute)")
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "Containerfile").write_text(CONTAINERFILE)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        tree = Path(temporary) / "python.tar"
-        _pack_python(tree)
-        hooks = [
-            f'tar-in "{tree}" /usr/local',
-            'chroot "$1" ldconfig',
-            'chroot "$1" /usr/local/bin/python3 -m ensurepip --default-pip',
-            'ln -s python3 "$1/usr/local/bin/python"',
-            'rm -f "$1/etc/resolv.conf" "$1/etc/hostname"',
-        ]
-        packages = ["ca-certificates", *_library_packages()]
-        options = [f"--include={','.join(packages)}", *(f"--customize-hook={hook}" for hook in hooks)]
+        parts = _debian_python() if Path("/usr") == PREFIX else _own_python(Path(temporary))
+        hooks = [*parts.hooks, 'rm -f "$1/etc/resolv.conf" "$1/etc/hostname"']
+        options = [f"--include={','.join(parts.packages)}", *(f"--customize-hook={hook}" for hook in hooks)]
         run("mmdebstrap", "--quiet", "--variant=minbase", *options, _release(), folder / "rootfs.tar", timeout=900)
     say(f"base image's files made in {time.monotonic() - begin:.0f} s")
 
 
+class Parts(NamedTuple):
+    """How a Python gets into the minimal system."""
+
+    packages: list[str]
+    hooks: list[str]
+    """Shell commands for mmdebstrap; $1 is the new system's root."""
+
+
+def _debian_python() -> Parts:
+    """Where this machine's Python is the distribution's own, its packages; pip may install beside them, as root."""
+    packages = ["ca-certificates", "python3", "python3-dev", "python3-pip"]
+    return Parts(packages, [f'rm -f "$1/usr/lib/{PYTHON}/EXTERNALLY-MANAGED"', 'ln -s python3 "$1/usr/bin/python"'])
+
+
+def _own_python(folder: Path) -> Parts:
+    """A Python built on this machine goes to /usr/local, where the official image has its own."""
+    tree = folder / "python.tar"
+    _pack_python(tree)
+    hooks = [
+        f'tar-in "{tree}" /usr/local',
+        'chroot "$1" ldconfig',
+        'chroot "$1" /usr/local/bin/python3 -m ensurepip --default-pip',
+        'ln -s python3 "$1/usr/local/bin/python"',
+        f'chroot "$1" python3 -c "import {", ".join(PROBED)}"',
+    ]
+    return Parts(["ca-certificates", *_library_packages()], hooks)
+
+
 def _pack_python(archive: Path) -> None:
-    """This machine's Python, to be unpacked in /usr/local as the official image has it."""
+    """This machine's Python without what its user installed."""
 
     def keep(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if LEFT_OUT.search(f"/{entry.name}/") or LEFT_OUT.search(entry.name):
@@ -81,10 +102,10 @@ def _library_packages() -> list[str]:
     modules = (PREFIX / "lib" / PYTHON / "lib-dynload").glob("*.so")
     files = [PREFIX / "bin" / PYTHON, *(module for module in modules if not LEFT_OUT.search(str(module)))]
     found = set(re.findall(r"=> (/\S+) \(", run("ldd", *files, check=False)))
-    system = sorted({str(Path(path).resolve()) for path in found if not path.startswith(f"{PREFIX}/lib")})
-    if not system:
-        raise ClusterError(f"ldd finds no shared library of {PREFIX / 'bin' / PYTHON}")
-    owners = run("dpkg-query", "--search", *system, check=False)
+    system = sorted(str(Path(path).resolve()) for path in found if not path.startswith(f"{PREFIX}/lib"))
+    # /lib is a link to /usr/lib, and packages name their files by either
+    either = [name for path in system for name in (path, path.removeprefix("/usr"))]
+    owners = run("dpkg-query", "--search", *either, check=False)
     return sorted({line.partition(":")[0] for line in owners.splitlines() if not line.startswith("diversion")})
 
 

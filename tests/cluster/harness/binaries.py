@@ -25,6 +25,15 @@ KUBERNETES_PROGRAMS = (
 )
 LINKS = dict.fromkeys(KUBERNETES_PROGRAMS, "kubernetes") | {"etcd": "server"}
 """Name of a program -> the built file that acts as it (go names etcd's after its module's folder)."""
+STAGES = "kwok-stages"
+"""Folder of KWOK's stages beside the programs."""
+KWOK_STAGES = (
+    "node/fast/node-initialize.yaml",
+    "node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
+    "pod/fast/pod-ready.yaml",
+    "pod/fast/pod-complete.yaml",
+    "pod/fast/pod-delete.yaml",
+)
 
 
 def binaries() -> Path:
@@ -61,8 +70,17 @@ def build(folder: Path) -> None:
         raise MachineError("go build of tests/cluster/binaries failed:\n" + "\n".join(done.stderr.splitlines()[-10:]))
     for link, target in LINKS.items():
         (unfinished / link).symlink_to(target)
+    _copy_stages(unfinished / STAGES)
     unfinished.rename(folder)
     say(f"built in {time.monotonic() - begin:.0f} s: {folder}")
+
+
+def _copy_stages(folder: Path) -> None:
+    """KWOK's binary has no stages in it: what a fake node does to its pods comes from files of its module."""
+    folder.mkdir()
+    module = Path(_go("list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"))
+    for stage in KWOK_STAGES:
+        shutil.copyfile(module / "kustomize" / "stage" / stage, folder / Path(stage).name)
 
 
 def link_flags() -> str:

@@ -21,7 +21,7 @@ COMPONENTS = {
     "proxy": "system:kube-proxy",
 }
 """Kubeconfig -> user name that Kubernetes's own RBAC rules know."""
-MASTERS = {"admin": "admin", "dns": "dns"}
+MASTERS = {"admin": "admin", "dns": "dns", "kwok": "kwok"}
 
 
 def make(layout: Layout, nodes: Iterable[int]) -> Path:

@@ -34,6 +34,8 @@ class Cluster(Access):
         self.control_plane = ControlPlane(self.layout, self.binaries)
         self.nodes = [Node(self.layout, self.binaries, number) for number in nodes]
         self.audit_log = self.control_plane.audit_log
+        self.start_seconds = 0.0
+        """How long `start` took; 0 for a cluster that ran already."""
 
     def __enter__(self) -> Cluster:
         self.start()
@@ -51,7 +53,8 @@ class Cluster(Access):
         except BaseException:
             self.stop()
             raise
-        machine.say(f"{self.layout.prefix}: {len(self.nodes)} nodes ready after {time.monotonic() - begin:.1f} s")
+        self.start_seconds = time.monotonic() - begin
+        machine.say(f"{self.layout.prefix}: {len(self.nodes)} nodes ready after {self.start_seconds:.1f} s")
 
     def stop(self) -> None:
         """Removes everything."""

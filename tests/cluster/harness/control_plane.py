@@ -28,7 +28,7 @@ AUDIT_POLICY = {
     "rules": [
         # what the cluster's own parts say all the time is of no interest and costs disk
         {"level": "None", "userGroups": ["system:nodes"]},
-        {"level": "None", "users": ["system:apiserver", "system:kube-scheduler", "system:kube-proxy", "dns"]},
+        {"level": "None", "users": ["system:apiserver", "system:kube-scheduler", "system:kube-proxy", "dns", "kwok"]},
         {"level": "None", "users": ["system:kube-controller-manager"]},
         {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
         {"level": "Metadata"},

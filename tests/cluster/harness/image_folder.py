@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,8 +17,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 TAG = "org.opencontainers.image.ref.name"
 NAME = "io.containerd.image.name"
 """Annotation by which containerd names what it imports."""
-KEPT = 4
-"""Versions of an image; they share nearly all of their layers."""
+KEPT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,20 @@ class ImageFolder:
         self._write_index([*self._without([tag]), entry])
 
     def tidy(self, kind: str) -> None:
-        """Forgets all but the newest images whose tag begins with the kind; deletes blobs that no image uses.
+        """Forgets all but the newest image whose tag begins with the kind; deletes blobs that no image uses.
 
-        Some older ones stay: another run, perhaps of another checkout, may be about to load its own.
+        Those of the last hour stay: another run, perhaps of another checkout, may be about to load its own.
         """
-        tags = [tag for tag in self._tags() if tag.startswith(f"{kind}-")]
-        self._write_index(self._without(tags[:-KEPT]))
+        entries = [entry for entry in self._index()["manifests"] if _tag(entry).startswith(f"{kind}-")]
+        self._write_index(self._without([_tag(entry) for entry in entries[:-1] if self._age(entry) > KEPT_SECONDS]))
         used = {blob for entry in self._index()["manifests"] for blob in Image(self.folder, "", entry).blobs}
         for path in (self.folder / "blobs" / "sha256").iterdir():
             if f"sha256:{path.name}" not in used:
                 path.unlink()
 
-    def _tags(self) -> list[str]:
-        """Tags of all images, the newest last."""
-        return [_tag(entry) for entry in self._index()["manifests"]]
+    def _age(self, entry: dict[str, Any]) -> float:
+        """Seconds since the image was written."""
+        return time.time() - Image(self.folder, "", entry).blob(entry["digest"]).stat().st_mtime
 
     def _without(self, tags: list[str]) -> list[dict[str, Any]]:
         return [entry for entry in self._index()["manifests"] if _tag(entry) not in tags]

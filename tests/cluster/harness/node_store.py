@@ -14,10 +14,10 @@ from pathlib import Path
 
 from cluster.harness import watchdog
 from cluster.harness.binaries import binaries
+from cluster.harness.build_storage import images_locked
 from cluster.harness.claims import claim
 from cluster.harness.containerd import Containerd
 from cluster.harness.image_folder import Image
-from cluster.harness.images import images_locked
 from cluster.harness.machine import cache_folder, say
 from cluster.harness.process import run
 

@@ -78,16 +78,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["runPolicy.hangTimeoutSeconds=60"],
         ["spec.runPolicy.hangTimeoutSeconds: 60 is not supported yet; remove it"],
     ),
-    "command": (
-        ["model=null", "data=null", "training=null", "command=[torchrun, train.py]"],
-        ["spec.command: is not supported yet; remove it"],
-    ),
     "command and model": (
         ["command=[torchrun, train.py]"],
-        [
-            "spec.command: excludes spec.model.type gpt; remove one of them",
-            "spec.command: is not supported yet; remove it",
-        ],
+        ["spec.command: excludes spec.model.type gpt; remove one of them"],
     ),
     "foreign block in the template": (
         ["workers.template.status={}"],

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from adts_api import contract
-from adts_api.crd import IMMUTABLE, crd, differences, generated_files, main
+from adts_api import contract, mutability
+from adts_api.crd import crd, differences, generated_files, main
 from adts_api.fields import spec_leaves, walk
 from adts_api.v1alpha1 import Spec, Status
 
@@ -136,8 +136,22 @@ def test_conditions_are_a_map_by_type() -> None:
 
 def test_the_rules_name_fields_that_exist() -> None:
     fields = {field.path for field in walk(Spec)}
-    assert set(IMMUTABLE) <= fields
+    assert {rule["fieldPath"].removeprefix(".spec.") for rule in mutability.rules()} <= fields
     assert {rule["fieldPath"].lstrip(".") for rule in SPEC["x-kubernetes-validations"] if "fieldPath" in rule} <= fields
+
+
+def test_every_field_may_change_at_one_time_or_another_or_never() -> None:
+    """In a running job exactly these fields, which only the operator reads."""
+    fixed = [*mutability.NEVER, *mutability.ONCE_BEGUN, *mutability.while_suspended()]
+    free = {path for path in spec_leaves() if not any(f"{path}.".startswith(f"{it}.") for it in fixed)}
+    assert free == set(mutability.ANY_TIME)
+    assert free == {
+        f"runPolicy.{field}"
+        for field in (
+            "suspend", "backoffLimit", "activeDeadlineSeconds", "startDeadlineSeconds", "ttlSecondsAfterFinished",
+            "cleanPodPolicy", "permanentExitCodes",
+        )
+    }  # fmt: skip
 
 
 def test_the_contract_page_explains_every_name() -> None:

@@ -172,3 +172,10 @@ def test_a_pods_environment_is_the_contracts_with_addresses_of_this_machine(tmp_
 
 def test_free_ports_differ() -> None:
     assert len(set(free_ports(20))) == 20
+
+
+def test_a_folder_stands_in_for_a_claim() -> None:
+    checkpoint = {"claim": "disk", "path": "/checkpoints/a"}
+    spec = localize({"spec": {"checkpoint": checkpoint, "data": {"claim": "x"}}}, MOUNTS)["spec"]
+    assert "claim" not in {**spec["checkpoint"], **spec["data"]}
+    assert spec["checkpoint"]["path"] != checkpoint["path"]

@@ -11,7 +11,7 @@ from adts_api.pod_status import PodStatus
 from adts_operator import progress
 from adts_operator.progress import Lead, Progress
 
-LEAD = Lead(job_uid="u", job_key="default/job", namespace="default", pod="job-0-1", ip="10.0.0.1", port=29400)
+LEAD = Lead(job_key="default/job", namespace="default", pod="job-0-1", ip="10.0.0.1", port=29400)
 
 
 class Pods:
@@ -19,7 +19,8 @@ class Pods:
 
     def __init__(self, *answers: PodStatus | None) -> None:
         self.answers = list(answers)
-        self.leads = [LEAD]
+        self.lead: Lead | None = LEAD
+        self.jobs = [("u", LEAD.job_key)]
         self.asked: list[str] = []
         self.news: list[str] = []
 
@@ -30,8 +31,11 @@ class Pods:
             raise OSError("no route")
         return answer.model_dump_json(by_alias=True).encode()
 
+    def asking(self) -> Progress:
+        return Progress(lambda: self.jobs, lambda key: self.lead, self.ask, self.news.append)
+
     async def watch(self, until: Callable[[Progress], bool]) -> Progress:
-        asking = Progress(lambda: self.leads, self.ask, self.news.append)
+        asking = self.asking()
         task = asyncio.create_task(asking.run())
         async with asyncio.timeout(5):
             while not until(asking):
@@ -65,13 +69,13 @@ async def test_silence_is_told_after_a_while_and_ends_with_an_answer() -> None:
     assert not again.is_silent("u")
 
 
-async def test_a_job_without_a_lead_pod_is_forgotten() -> None:
+async def test_without_a_lead_pod_nothing_is_known() -> None:
     pods = Pods(PodStatus(state="running"))
-    asking = Progress(lambda: pods.leads, pods.ask, pods.news.append)
+    asking = pods.asking()
     task = asyncio.create_task(asking.run())
     await asyncio.sleep(0.05)
     assert asking.status("u") is not None
-    pods.leads = []
+    pods.lead = None
     await asyncio.sleep(0.05)
     assert asking.status("u") is None
     task.cancel()
@@ -80,10 +84,10 @@ async def test_a_job_without_a_lead_pod_is_forgotten() -> None:
 
 async def test_a_new_lead_pod_starts_from_nothing() -> None:
     pods = Pods(PodStatus(state="running", attempt=1), None)
-    asking = Progress(lambda: pods.leads, pods.ask, pods.news.append)
+    asking = pods.asking()
     task = asyncio.create_task(asking.run())
     await asyncio.sleep(0.02)
-    pods.leads = [Lead(**{**vars(LEAD), "ip": "10.0.0.2"})]
+    pods.lead = Lead(**{**vars(LEAD), "ip": "10.0.0.2"})
     await asyncio.sleep(0.05)
     assert pods.asked[-1] == "10.0.0.2"
     assert asking.status("u") is None

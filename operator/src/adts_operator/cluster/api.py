@@ -134,7 +134,10 @@ class Api:
         return await self._send("GET", path, query=query)
 
     async def create(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
-        return await self._send("POST", path, body, query={"dryRun": "All"} if dry_run else {})
+        if dry_run:  # counted under a verb of its own: it changes nothing
+            query = {"dryRun": "All", "fieldValidation": "Strict"}  # an unknown field is dropped without a word else
+            return await self._send("POST", path, body, query=query, verb="TRY")
+        return await self._send("POST", path, body)
 
     async def replace(self, path: str, body: Object) -> Object:
         """PUT; a resourceVersion in the body makes it fail with 409 where somebody wrote meanwhile."""
@@ -227,6 +230,7 @@ class Api:
         *,
         query: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        verb: str = "",
     ) -> Object:
         """One request whose answer is JSON; sent again after a pause where the server asks for that (429)."""
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=CONNECT_SECONDS)
@@ -236,7 +240,7 @@ class Api:
                     if self._bucket is not None:
                         await self._bucket.take()
                     response = await self._request(
-                        method, path, body, query=query, content_type=content_type, timeout=timeout
+                        method, path, body, query=query, content_type=content_type, timeout=timeout, verb=verb
                     )
                     answer: Object = json.loads(await response.read())
                     return answer

@@ -19,6 +19,7 @@ from adts_operator.cluster.capabilities import Capabilities
 from adts_operator.cluster.children import Children
 from adts_operator.cluster.job_store import JobStore
 from adts_operator.cluster.kubernetes_jobs import KubernetesJobs
+from adts_operator.cluster.pod_groups import PodGroups
 from adts_operator.cluster.pod_views import owner_uid
 from adts_operator.core.gang import judge_trial
 from adts_operator.core.observed import Observed, Refusal, effective_attempt
@@ -75,7 +76,7 @@ class KubernetesCluster:
         """`look_again(key, seconds)` asks for another pass."""
         self._api, self._jobs, self._store = api, jobs, store
         self._children, self._progress, self._look_again = children, progress, look_again
-        self._capabilities = Capabilities(api)
+        self._capabilities, self._pod_groups = Capabilities(api), PodGroups(api)
         self._notes: dict[str, _Note] = {}
         self._secrets: set[str] = set()
 
@@ -84,11 +85,13 @@ class KubernetesCluster:
         items = self._children.pods(uid)
         note = self._note(job)
         stored = self._store.get(_key(job))
+        if note.refusal is not None or note.foreign:  # every pass asks: the queue keeps only the earliest time of a job
+            self._look_again(_key(job), note.until - time.monotonic() + 0.05)
         return Observed(
             pods=tuple(item.value.view for item in items),
             lead=self._lead_status(job),
             lead_is_silent=self._progress.is_silent(uid),
-            children=self._children.names(uid),
+            children=self._children.names(uid) | await self._pod_groups.names(job),
             foreign=note.foreign,
             refusal=stored.refusal if stored and stored.refusal else note.refusal,
         )
@@ -128,6 +131,7 @@ class KubernetesCluster:
         """Drops what is remembered of jobs that are gone."""
         self._notes = {uid: note for uid, note in self._notes.items() if uid in living}
         self._secrets &= living
+        self._pod_groups.forget(living)
 
     async def _try(self, job: DistributedTraining, wanted: Object) -> Refusal | None:
         try:
@@ -156,7 +160,14 @@ class KubernetesCluster:
         if wanted["kind"] == "Secret":
             self._secrets.add(job.metadata.uid)
         else:
-            self._children.put(answer)
+            self._put(job, answer)
+
+    def _put(self, job: DistributedTraining, live: Object) -> None:
+        """Takes an object of ours as the API server tells it."""
+        if live["kind"] == "PodGroup":
+            self._pod_groups.made(job.metadata.uid, live["metadata"]["name"])
+        else:
+            self._children.put(live)
 
     async def _look_at(self, job: DistributedTraining, wanted: Object, outcome: _Outcome) -> None:
         """Whose is the object that has the name? Ours of this attempt is as good as made."""
@@ -175,7 +186,7 @@ class KubernetesCluster:
         if owner_uid(live) == job.metadata.uid:
             same_attempt = labels.get(LABEL_ATTEMPT) == wanted["metadata"]["labels"].get(LABEL_ATTEMPT)
             outcome.waits = outcome.waits or leaves or not same_attempt
-            self._children.put({"kind": wanted["kind"], **live})
+            self._put(job, live)
         elif leaves or (labels.get(LABEL_MANAGED_BY) == MANAGED_BY and owner_uid(live)):
             outcome.waits = True  # of an older job under this name; the garbage collector is on its way
         else:
@@ -190,6 +201,8 @@ class KubernetesCluster:
         answer = await self._api.delete(path, grace_seconds=deletion.grace_seconds, uid=uid)
         if answer.get("kind") == "Pod":
             self._children.put(answer)
+        if deletion.kind == "PodGroup":
+            self._pod_groups.deleted(job.metadata.uid, deletion.name)
 
     def _lead_status(self, job: DistributedTraining) -> PodStatus | None:
         """What the lead pod of the newest attempt left when it ended, else what it last answered."""

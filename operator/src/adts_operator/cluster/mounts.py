@@ -17,6 +17,9 @@ PATH_FIELDS = (
 )
 """Fields of the spec that hold a path as the pod sees it."""
 
+CLAIMS = ("data", "checkpoint")
+"""Blocks of the spec that may name a claim: a folder stands in for it, whatever its name."""
+
 
 def to_local(path: str, mounts: Mapping[str, Path]) -> str:
     """The path on this machine: below the deepest mount that contains it, else as it is."""
@@ -28,8 +31,10 @@ def to_local(path: str, mounts: Mapping[str, Path]) -> str:
 
 
 def localize(resource: Mapping[str, Any], mounts: Mapping[str, Path]) -> dict[str, Any]:
-    """A copy of a resource whose paths are those of this machine."""
+    """A copy of a resource whose paths are those of this machine. Claims are left out: nothing is mounted here."""
     spec = dict(resource["spec"])
+    for block in CLAIMS:
+        spec[block] = {key: value for key, value in spec.get(block, {}).items() if key != "claim"}
     for field in PATH_FIELDS:
         _apply(spec, field.split("."), mounts)
     return {**resource, "spec": spec}

@@ -101,7 +101,7 @@ class Follower:
                     last = line.stamp or last
                     self._emit(line)
             except ApiError as error:
-                if error.status in FORBIDDEN:
+                if error.status in FORBIDDEN and not last:  # later a server that starts refuses everybody for a moment
                     raise
                 if error.status in NO_LOG or uid not in self._pods.objects:
                     return

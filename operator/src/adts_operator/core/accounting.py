@@ -22,11 +22,13 @@ def take_stock(job: DistributedTraining, observed: Observed, now: float) -> tupl
         observed.pods, attempt, job.spec.workers.replicas, trains=_trains(job, lead, observed.lead_is_silent)
     )
     status = status.model_copy(update={"attempt": attempt, "observed_generation": job.metadata.generation})
-    if attempt > job.status.attempt:  # pods of ours that the status knows nothing of: it was lost, they are adopted
+    if attempt > job.status.attempt:
+        # Pods of ours that the status knows nothing of: it was lost, they are adopted. Whether those that are missing
+        # were ever made nobody knows, so they are not made again.
         adopted = {
             "not_before": to_rfc3339(now),
             "started_at": status.started_at or to_rfc3339(now),
-            "workers": WorkerCounts(),
+            "workers": WorkerCounts(created=job.spec.workers.replicas),
         }
         status = status.model_copy(update=adopted)
     if not job.spec.command and observed.refusal is None:  # a refused spec may have none

@@ -46,7 +46,9 @@ _ORDER = (
 def why_not_running(job: DistributedTraining, status: Status, gang: Gang) -> tuple[Reason, str]:
     """Reason and message of the condition Running, in words that do not change with every pod that comes up."""
     recorded = find_condition(status.conditions, ConditionType.RUNNING)
-    if gang.missing and recorded is not None and recorded.status == "False":  # why the attempt began, or what keeps it from being made
+    if (
+        gang.missing and recorded is not None and recorded.status == "False"
+    ):  # why the attempt began, or what keeps it from being made
         return Reason(recorded.reason), recorded.message
     waiting = [(_reason(job, pod), pod) for pod in gang.pending if pod.reason not in STARTING_UP]
     if not waiting:
