@@ -51,8 +51,9 @@ crds: venv ## write the generated files: CRD, parts of docs/, then the chart
 	@$(BIN)/python -m adts_operator.docs
 	@$(MAKE) -s chart
 
-chart: venv ## write the chart's generated files and the plain manifests (needs helm: ADTS_HELM, on PATH, or built)
-	@$(BIN)/python charts/generate.py
+chart: venv ## write the chart's generated files and the plain manifests, with the test cluster's helm
+	@ADTS_HELM="$$(PYTHONPATH=tests $(BIN)/python -c 'from cluster.harness.binaries import binaries; print(binaries() / "helm")')" \
+	  $(BIN)/python charts/generate.py
 
 verify: venv ## fail if a generated file differs from its source
 	@$(BIN)/python -m adts_api.crd --check

@@ -88,9 +88,9 @@ class LeaderElection(ApiModel):
 class Api(ApiModel):
     """Bound on the requests to the API server."""
 
-    rate: int = Field(400, ge=1, le=10_000)
+    rate: int = Field(600, ge=1, le=10_000)
     """Requests per second in the long run."""
-    burst: int = Field(800, ge=1, le=100_000)
+    burst: int = Field(1500, ge=1, le=100_000)
     """Requests at once."""
 
 

@@ -18,7 +18,6 @@ from cluster.harness.access import Access
 from cluster.harness.binaries import binaries
 from cluster.harness.cluster import Cluster
 from cluster.harness.layout import INDEXES, Layout
-from cluster.harness.machine import MachineError
 from cluster.harness.process import ClusterError, wait_until
 
 GIVEN = "ADTS_TEST_KUBECONFIG"
@@ -36,14 +35,10 @@ def cluster() -> Iterator[Access]:
     if given:
         yield _given_cluster(Path(given))
         return
-    try:
-        machine.require()
-        built = [images.operator_image(), images.trainer_image()]
-        node_store.refresh(built)
-        own = Cluster()
-    except MachineError as error:
-        pytest.skip(str(error))
-    with own:
+    machine.require()
+    built = [images.operator_image(), images.trainer_image()]
+    node_store.refresh(built)
+    with Cluster() as own:
         for image in built:
             own.load_image(image)
         yield own
@@ -90,12 +85,15 @@ def operator_image(cluster: Access) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Times out tests, not their fixtures: the first one's may have to build the programs and the images."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            marker = item.get_closest_marker("timeout")
-            seconds = marker.args[0] if marker and marker.args else TEST_SECONDS
-            item.add_marker(pytest.mark.timeout(seconds, func_only=True), append=False)
+    """Skips all tests of a cluster where none can be; times out tests, not their fixtures, which may have to build."""
+    ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    reason = machine.obstacle() if ours and GIVEN not in os.environ else None
+    for item in ours:
+        if reason and "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.skip(reason=reason))
+        marker = item.get_closest_marker("timeout")
+        seconds = marker.args[0] if marker and marker.args else TEST_SECONDS
+        item.add_marker(pytest.mark.timeout(seconds, func_only=True), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

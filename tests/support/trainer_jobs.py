@@ -46,7 +46,7 @@ def shared_claim(cluster: Access, namespace: str, folder: Path) -> Iterator[str]
 
 
 def training(
-    name: str, namespace: str, image: str, *, steps: int = ENDLESS, every_steps: int = 200, **spec: Any
+    name: str, namespace: str, image: str, *, steps: int = ENDLESS, every_steps: int = 20, **spec: Any
 ) -> dict[str, Any]:
     """A small classifier on two workers; a checkpoint every few seconds."""
     ours = {

@@ -32,8 +32,9 @@ from adts_operator.work_queue import WorkQueue
 
 logger = logging.getLogger(__name__)
 
-CHILD_DELAY_SECONDS = 0.05
-"""Pods of a gang change together: one pass for all of them."""
+CHILD_DELAY_SECONDS = 0.3
+END_DELAY_SECONDS = 0.02
+"""Pods of a gang change together: one pass for all of them; sooner where one ended, for the others wait in vain."""
 ENDED = ("Succeeded", "Failed")
 SILENT_PHASES = (*ENDED, "Suspended")
 STALE_SECONDS = 180.0
@@ -146,8 +147,8 @@ class Controller:
             else:
                 self._metrics.show_job(metadata.namespace, metadata.name, status.progress)
 
-    def _child_changed(self, key: str) -> None:
-        self._queue.add(key, CHILD_DELAY_SECONDS)
+    def _child_changed(self, key: str, ended: bool) -> None:
+        self._queue.add(key, END_DELAY_SECONDS if ended else CHILD_DELAY_SECONDS)
 
     def _asked(self) -> Iterator[tuple[str, str]]:
         """UID and key of the jobs whose lead pod may tell something."""

@@ -44,10 +44,12 @@ class Item(Generic[T]):
 
 
 class Informer(Generic[T]):
-    """What is known of one collection. `on_change` gets the key of the job whose child changed."""
+    """What is known of one collection. `on_change` gets the key of the job whose child changed, and what is kept of the
+    child; None where it is gone.
+    """
 
     def __init__(
-        self, api: Api, path: str, convert: Callable[[Mapping[str, Any]], T], on_change: Callable[[str], None]
+        self, api: Api, path: str, convert: Callable[[Mapping[str, Any]], T], on_change: Callable[[str, T | None], None]
     ) -> None:
         self._api, self._path, self._convert, self._on_change = api, path, convert, on_change
         self._items: dict[str, Item[T]] = {}
@@ -86,7 +88,7 @@ class Informer(Generic[T]):
             self._of_job[known.job_uid].pop(uid, None)
         self._items[uid] = self._of_job[item.job_uid][uid] = item
         if known is None or (known.value, known.job_uid) != (item.value, item.job_uid):
-            self._on_change(item.job_key)
+            self._on_change(item.job_key, item.value)
 
     async def run(self) -> None:
         """Keeps the store up to date for ever."""
@@ -146,4 +148,4 @@ class Informer(Generic[T]):
         siblings.pop(uid, None)
         if not siblings:
             del self._of_job[item.job_uid]
-        self._on_change(item.job_key)
+        self._on_change(item.job_key, None)

@@ -41,9 +41,9 @@ class Settings:
     """Image of jobs that name none."""
     image_pull_secrets: tuple[str, ...] = ()
     """Names of pull secrets, separated by commas, for pods that use the image above."""
-    api_rate: float = 400.0
+    api_rate: float = 600.0
     """Requests per second to the API server that are allowed in the long run."""
-    api_burst: int = 800
+    api_burst: int = 1500
     """Requests allowed at once after a quiet time."""
     workers: int = 16
     """Jobs that are reconciled at the same time."""

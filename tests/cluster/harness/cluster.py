@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 
-from cluster.harness import certificates, machine, network, watchdog
+from cluster.harness import certificates, machine, network, node_store, watchdog
 from cluster.harness.access import Access
 from cluster.harness.binaries import binaries
 from cluster.harness.claims import claim
@@ -87,10 +87,12 @@ class Cluster(Access):
             node.kubelet.wait_for(partial(self.is_node_ready, node.name), seconds, f"node {node.name} Ready")
 
     def _start(self) -> None:
-        network.set_up(self.layout, [node.number for node in self.nodes])
+        numbers = [node.number for node in self.nodes]
+        network.set_up(self.layout, numbers)
+        node_store.choose(self.layout)
         for node in self.nodes:
             node.start_containerd()
-        certificates.make(self.layout, [node.number for node in self.nodes])
+        certificates.make(self.layout, numbers)
         pause = pause_image(self.binaries / "pause", ImageFolder(self.layout.folder / "pause"))
         self.control_plane.start()
         for node in self.nodes:

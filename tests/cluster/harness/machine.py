@@ -63,17 +63,26 @@ def missing_packages() -> list[str]:
     return missing
 
 
-def require() -> None:
-    """Installs what is missing where that is allowed; otherwise says why no cluster can start here."""
+def obstacle() -> str | None:
+    """Why no cluster can start here; None where one can, perhaps after packages are installed."""
     if platform.system() != "Linux":
-        raise MachineError(f"a cluster needs Linux, this is {platform.system()}; give one in ADTS_TEST_KUBECONFIG")
+        return f"a cluster needs Linux, this is {platform.system()}; give one in ADTS_TEST_KUBECONFIG"
     if os.geteuid() != 0:
-        raise MachineError("a cluster needs root for network namespaces; run as root or set ADTS_TEST_KUBECONFIG")
+        return "a cluster needs root for network namespaces; run as root, or give one in ADTS_TEST_KUBECONFIG"
     if shutil.which("go") is None:
-        raise MachineError("the cluster's binaries are built with Go, which is not in PATH; install Go 1.26 or newer")
+        return "a cluster's programs are built with Go, which is not in PATH; install Go 1.26 or newer"
     missing = missing_packages()
     if missing and (program("apt-get") is None or os.environ.get("ADTS_TEST_NO_APT")):
-        raise MachineError(f"missing Debian packages: {' '.join(missing)}; install them, or let apt-get do it as root")
+        return f"missing Debian packages: {' '.join(missing)}; install them, or let apt-get do it as root"
+    return None
+
+
+def require() -> None:
+    """Says why no cluster can start here, or installs what is missing."""
+    reason = obstacle()
+    if reason:
+        raise MachineError(reason)
+    missing = missing_packages()
     if missing:
         install(missing)
 

@@ -40,7 +40,7 @@ class Node:
         for name in ("cni", "log", "kubelet"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "cni" / "10-bridge.conflist").write_text(json.dumps(self._cni_config()))
-        node_store.seed(self.containerd.root)
+        node_store.seed(self._layout, self.containerd.root)
         self.containerd.start()
 
     def start(self) -> None:

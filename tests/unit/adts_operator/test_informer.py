@@ -24,7 +24,10 @@ class Known:
     def __init__(self) -> None:
         self.changed: list[str] = []
         api: Api = None  # type: ignore[assignment]  # only run() needs it
-        self.informer: Informer[str] = Informer(api, "/pods", lambda it: it["value"], self.changed.append)
+        self.informer: Informer[str] = Informer(api, "/pods", lambda it: it["value"], self.note)
+
+    def note(self, key: str, value: str | None) -> None:
+        self.changed.append(f"{key}: {value}")
 
     def values(self, job: str = "job-uid") -> list[str]:
         return [item.value for item in self.informer.of_job(job)]
@@ -43,7 +46,8 @@ def test_news_of_an_object_name_its_job_once() -> None:
     known.put("a", 6, value="new")
     known.put("a", 7, value="new")  # only its version is news
     assert known.values() == ["new"]
-    assert known.changed == ["ns/job", "ns/job"]
+    known.deleted("a", 8)
+    assert known.changed == ["ns/job: old", "ns/job: new", "ns/job: None"]
 
 
 def test_older_versions_are_left() -> None:

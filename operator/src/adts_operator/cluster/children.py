@@ -11,17 +11,29 @@ from adts_operator.informer import Informer, Item
 
 PLURALS = {"Service": "services", "ConfigMap": "configmaps"}
 EVERYWHERE = ""
+Exists = bool
+"""Of a service or a config map it is enough that it is there."""
 
 
 class Children:
     """One informer per kind and namespace, or per kind where the whole cluster is watched."""
 
-    def __init__(self, api: Api, namespaces: Sequence[str], on_change: Callable[[str], None]) -> None:
-        """`on_change` gets the key of the job whose child changed. No namespaces means all."""
+    def __init__(self, api: Api, namespaces: Sequence[str], on_change: Callable[[str, bool], None]) -> None:
+        """`on_change` gets the key of the job whose child changed, and whether the child ended or is gone.
+
+        No namespaces means all.
+        """
+
+        def of_pod(key: str, pod: PodRecord | None) -> None:
+            on_change(key, pod is None or not pod.view.is_alive)
+
+        def of_other(key: str, other: Exists | None) -> None:
+            on_change(key, other is None)
+
         spaces = list(namespaces) or [EVERYWHERE]
-        self._pods = {it: Informer(api, collection("pods", it), read_pod, on_change) for it in spaces}
+        self._pods = {it: Informer(api, collection("pods", it), read_pod, of_pod) for it in spaces}
         self._others = {
-            kind: {it: Informer(api, collection(plural, it), _nothing, on_change) for it in spaces}
+            kind: {it: Informer(api, collection(plural, it), lambda thing: True, of_other) for it in spaces}
             for kind, plural in PLURALS.items()
         }
 
@@ -70,7 +82,3 @@ class Children:
 
     def _all(self) -> list[Informer[Any]]:
         return [*self._pods.values(), *(it for informers in self._others.values() for it in informers.values())]
-
-
-def _nothing(thing: Mapping[str, Any]) -> None:
-    """Of a service or a config map it is enough that it exists."""

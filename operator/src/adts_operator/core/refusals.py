@@ -32,6 +32,8 @@ _TERMINATING = "because it is being terminated"
 _NOT_SERVED = "could not find the requested resource"
 _NO_DRY_RUN = "does not support dry run"
 _PREFIX = re.compile(r"^\S+ \"[^\"]*\" is (forbidden|invalid): ")
+_NO_POD = re.compile(r"^Pod in version \S+ cannot be handled as a Pod: ")
+_STRICT = re.compile(r'(unknown|duplicate) field "([^"]+)"')
 _CONTAINER = re.compile(r"^spec\.(initContainers|containers)\[(\d+)\]")
 
 
@@ -50,7 +52,7 @@ def classify(
     if status == 422:
         return Refusal(reason=Reason.INVALID_POD, message=_causes(details, made) or said, is_permanent=True)
     if status == 413 or (status == 400 and reason == "BadRequest" and _NO_DRY_RUN not in message):
-        return Refusal(reason=Reason.INVALID_POD, message=said, is_permanent=True)
+        return Refusal(reason=Reason.INVALID_POD, message=_decoding(said, made), is_permanent=True)
     if status == 404 and _NOT_SERVED in message:
         return Refusal(reason=Reason.GANG_UNAVAILABLE, message=said, is_permanent=False)
     return None
@@ -79,6 +81,14 @@ def _causes(details: Mapping[str, Any], made: Mapping[str, Any] | None) -> str:
         return ""
     causes = [(cause.get("field") or "", cause.get("message") or "") for cause in details.get("causes") or []]
     return "\n".join(f"{_path(field, made)}: {message}" for field, message in causes if field)
+
+
+def _decoding(said: str, made: Mapping[str, Any] | None) -> str:
+    """Why an object could not even be read; of a pod by the paths in the manifest."""
+    if not _NO_POD.match(said):
+        return said
+    fields = [f"{_path(field, made)}: {what} field" for what, field in _STRICT.findall(said)]
+    return "\n".join(fields) or f"{TEMPLATE}: {_NO_POD.sub('', said)}"
 
 
 def _path(field: str, made: Mapping[str, Any] | None) -> str:
