@@ -128,7 +128,7 @@ def test_an_attempt_behind_a_cut_link_commits_nothing_more(
     here, there = own_cluster.nodes
     with (
         operating(own_cluster, tmp_path) as place,
-        shared_claim(own_cluster, place.namespace, folder),
+        shared_claim(own_cluster, place.namespace, "fenced", folder),
         FolderWatch(folder) as watch,
     ):
         jobs = place.jobs

@@ -316,12 +316,7 @@ def admit(place: Place, pods: list[dict[str, Any]]) -> None:
 
 def evict(place: Place, pod: str) -> None:
     """What Kueue does to make room: it says so in the pod, and deletes it."""
-    condition = {
-        "type": "DisruptionTarget",
-        "status": "True",
-        "reason": "Preempted",
-        "message": "by a job that is urgent",
-    }
+    condition = {"type": "TerminationTarget", "status": "True", "reason": "WorkloadEvictedDueToPreempted"}
     patch = json.dumps({"status": {"conditions": [condition]}})
     place.cluster.kubectl("-n", place.namespace, "patch", "pod", pod, "--subresource=status", "-p", patch)
     place.cluster.kubectl("-n", place.namespace, "delete", "pod", pod, "--wait=false")

@@ -131,7 +131,7 @@ def test_training_goes_on_without_a_node(
     node: Node, place: Place, jobs: Jobs, trainer_image: str, tmp_path: Path, measured: Measured
 ) -> None:
     """The worker that is left notices before the node controller does; nothing depends on whom is asked first."""
-    with shared_claim(place.cluster, place.namespace, tmp_path / "checkpoints"):
+    with shared_claim(place.cluster, place.namespace, "learner", tmp_path / "checkpoints"):
         template = {"template": {"spec": spread("learner")}}
         jobs.apply(training("learner", jobs.namespace, trainer_image, workers=template))
         wait_for(lambda: checkpoint(jobs) > 0, 2 * PATIENCE, "a checkpoint", lambda: jobs.status("learner"))
@@ -160,3 +160,38 @@ def checkpoint(jobs: Jobs) -> int:
     """Step of the newest checkpoint that the status knows."""
     step: int = jobs.status("learner").get("checkpoint", {}).get("step", 0)
     return step
+
+
+def test_a_drained_node_lets_the_trainer_save(
+    node: Node, own_cluster: Cluster, place: Place, jobs: Jobs, trainer_image: str, tmp_path: Path, measured: Measured
+) -> None:
+    """Nothing but being told to stop saves a checkpoint here; it makes the disruption free of charge."""
+    with shared_claim(place.cluster, place.namespace, "learner", tmp_path / "checkpoints"):
+        workers = {"template": {"spec": spread("learner")}}
+        jobs.apply(training("learner", jobs.namespace, trainer_image, every_steps=0, workers=workers))
+        wait_for(lambda: step(jobs) > 0, 2 * PATIENCE, "the first steps", lambda: jobs.status("learner"))
+        (drained,) = on(node, jobs.pods("learner"))
+        begin = time.monotonic()
+        try:
+            selector = "--pod-selector=adts.dev/job=learner"
+            flags = ["--delete-emptydir-data", "--ignore-daemonsets", selector, "--timeout=120s"]
+            own_cluster.kubectl("drain", node.name, *flags, timeout=130)
+            measured(f"drain of a node under training: {time.monotonic() - begin:.0f} s")
+            status = jobs.wait("learner", "Running", 4 * AWAY_SECONDS)
+        finally:
+            own_cluster.kubectl("uncordon", node.name)
+        (restart,) = status["restarts"]
+        assert (restart["pod"], restart["node"]) == (drained["metadata"]["name"], node.name)
+        assert (restart["exitCode"], restart["reason"]) == (66, "Disrupted")
+        assert (status["attempt"], status.get("failures", 0)) == (2, 0)
+        saved = status["checkpoint"]["step"]
+        assert saved > 0
+        wait_for(lambda: step(jobs) > saved, PATIENCE, "training goes on", lambda: jobs.status("learner"))
+        measured(f"drain: training went on from step {saved} after {time.monotonic() - begin:.0f} s")
+        jobs.delete("learner")
+
+
+def step(jobs: Jobs) -> int:
+    """Optimizer steps that the status knows."""
+    known: int = jobs.status("learner").get("progress", {}).get("step", 0)
+    return known

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from adts_api.pod_status import PodStatus
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 1.0
 SHORTEST_SECONDS = 10.0
 SECONDS_PER_JOB = 0.06
 """So that a thousand jobs are asked 17 times a second, no more."""

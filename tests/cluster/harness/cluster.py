@@ -77,7 +77,8 @@ class Cluster(Access):
 
     def advertise_gpus(self, count: int = GPUS_PER_NODE) -> None:
         """Lets every node offer GPUs that are not there: scheduling is real. To be repeated after a kubelet's start."""
-        patch = json.dumps([{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(count)}])
+        paths = ("/status/capacity/nvidia.com~1gpu", "/status/allocatable/nvidia.com~1gpu")
+        patch = json.dumps([{"op": "add", "path": path, "value": str(count)} for path in paths])
         for node in self.nodes:
             self.kubectl("patch", "node", node.name, "--subresource=status", "--type=json", "-p", patch)
 

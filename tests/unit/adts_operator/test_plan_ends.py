@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adts_operator.core.observed import Observed
+from adts_operator.core.plan import plan
 from support.operator_jobs import NOW, begun, make_lead, make_pod, running, settle
 from support.operator_rows import BOTH, Row, suspend_of
 
@@ -196,3 +197,17 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_plan(row: Row) -> None:
     row.check()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "after_seconds", "is_removed", "left"),
+    [(None, 1e9, False, None), (0, 0.0, True, None), (60, 59.0, False, 1.0), (60, 60.0, True, None)],
+)
+def test_a_finished_job_is_removed_after_its_time(
+    seconds: int | None, after_seconds: float, is_removed: bool, left: float | None
+) -> None:
+    done = Observed(pods=(make_pod(0, "Succeeded"), make_pod(1, "Succeeded")))
+    job = settle(running(run_policy={"ttlSecondsAfterFinished": seconds}), done)
+    step = plan(job, done, NOW + after_seconds)
+    assert (step.remove_job, step.requeue_after) == (is_removed, left)
+    assert plan(running(run_policy={"ttlSecondsAfterFinished": 0}), done, NOW).remove_job is False

@@ -86,6 +86,20 @@ def test_times_disruption_and_exit_code() -> None:
     assert (view.gone_by - view.started_at, view.finished_at - view.started_at) == (120, 9)
 
 
+@pytest.mark.parametrize(
+    ("kind", "status", "disrupted"),
+    [
+        ("DisruptionTarget", "True", True),
+        ("DisruptionTarget", "False", False),
+        ("TerminationTarget", "True", True),  # Kueue's word for its own evictions
+        ("Ready", "True", False),
+    ],
+)
+def test_a_disrupted_pod_says_so(kind: str, status: str, disrupted: bool) -> None:
+    conditions = [{"type": kind, "status": status}]
+    assert read_pod(pod({"running": {}}, conditions=conditions)).view.disrupted is disrupted
+
+
 READY = {"type": "Ready", "status": "True"}
 CONTAINERS_READY = {"type": "ContainersReady", "status": "True"}
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from adts_api.contract import ConditionType
-from adts_api.v1alpha1 import Backoff, CheckpointStatus
+from adts_api.contract import ConditionType, Reason
+from adts_api.v1alpha1 import Backoff, CheckpointStatus, DistributedTraining
 from adts_operator.core.conditions import find_condition
 from adts_operator.core.failures import Failure, find_failure
 from adts_operator.core.observed import Observed, PodView, sort_pods
 from adts_operator.core.plan import plan
-from adts_operator.core.policy import delay_seconds, judge
+from adts_operator.core.policy import Verdict, delay_seconds, judge
 from adts_operator.core.times import to_seconds
 from support.operator_jobs import NOW, after, make_lead, make_pod, running, settle
 
@@ -137,3 +137,78 @@ def test_device_seconds_count_until_a_pod_ends_and_are_productive_up_to_a_checkp
     assert job.status.gpu_seconds.total - before == pytest.approx(160.0 + 40.0 + 20.0)
     assert job.status.gpu_seconds.unsaved == 0.0
     assert job.status.gpu_seconds.productive == productive
+
+
+OUT_OF_MEMORY = Failure(pod="demo-0-1", exit_code=137, reason="OutOfMemory", output="peak 79.1 GiB")
+
+
+def at_step(job: DistributedTraining, step: int, **status: Any) -> DistributedTraining:
+    progress = job.status.progress.model_copy(update={"step": step})
+    return job.model_copy(update={"status": job.status.model_copy(update={"progress": progress, **status})})
+
+
+def test_out_of_memory_twice_at_the_same_step_is_permanent() -> None:
+    dead = Observed(pods=(make_pod(0), make_pod(1, "Failed", exit_code=71, message="peak 79.1 GiB")))
+    job = settle(at_step(running(), 40), dead)
+    assert (job.status.phase, job.status.backoff.out_of_memory_step) == ("Restarting", 40)
+    dead = Observed(pods=(make_pod(0, attempt=2), make_pod(1, "Failed", attempt=2, exit_code=71, message="peak 79.1")))
+    job = settle(job, dead)
+    failed = find_condition(job.status.conditions, ConditionType.FAILED)
+    assert failed is not None
+    assert (failed.reason, failed.message) == (
+        "PermanentFailure",
+        "out of memory twice at step 40; use more memory, smaller microbatches or more workers: "
+        "demo-1-2 on node-1 exited with code 71 (OutOfMemory)\npeak 79.1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "step"),
+    [
+        (running(), 50),
+        (running(command=["python", "train.py"]), 40),
+    ],
+    ids=["further than before", "of a script nobody knows the step"],
+)
+def test_out_of_memory_elsewhere_is_not(job: DistributedTraining, step: int) -> None:
+    job = at_step(job, step, backoff=Backoff(out_of_memory_step=40))
+    assert judge(job, job.status, OUT_OF_MEMORY).gives_up is None
+
+
+def test_what_a_queue_takes_back_is_free_also_without_a_checkpoint() -> None:
+    queued = running(scheduling={"queue": "team"}, run_policy={"backoffLimit": 0})
+    assert judge(queued, queued.status, PREEMPTED) == Verdict(counts=False, streak=1)
+    volcano = running(scheduling={"queue": "team", "gang": "volcano"}, run_policy={"backoffLimit": 0})
+    assert judge(volcano, volcano.status, PREEMPTED).gives_up is Reason.BACKOFF_LIMIT_EXCEEDED
+    assert judge(queued, queued.status, CRASH).gives_up is Reason.BACKOFF_LIMIT_EXCEEDED
+
+
+def test_pods_that_vanish_after_they_were_told_to_go_were_taken_away() -> None:
+    """Kueue, or a drain, marks them first; what comes after may be quicker than the next look."""
+    job = running(scheduling={"queue": "team"})
+    marked = tuple(make_pod(index, disrupted=True, gone_by=NOW + 100.0) for index in range(2))
+    job = settle(job, Observed(pods=marked, lead=make_lead()))
+    assert (job.status.phase, job.status.workers.disrupted) == ("Running", 2)
+    job = settle(job, Observed())
+    [restart] = job.status.restarts
+    assert (restart.reason, job.status.failures, job.status.attempt) == ("Disrupted", 0, 2)
+    assert job.status.workers.disrupted == 0
+
+
+COMMAND_CAUSES = {
+    "codes of our launcher mean nothing": ([failed(0, 64, finished_at=NOW - 200), failed(1, 1)], "demo-0-1", "Exit64"),
+    "nor is 66 a disruption": ([failed(0, 66)], "demo-0-1", "Exit66"),
+    "a signal is a signal": ([failed(0, 139)], "demo-0-1", "Signal11"),
+    "the command is not there": ([failed(0, 127)], "demo-0-1", "CommandNotFound"),
+    "the kernel's word on memory": ([failed(0, 137, reason="OOMKilled")], "demo-0-1", "OutOfMemory"),
+}
+
+
+@pytest.mark.parametrize(("pods", "pod", "reason"), COMMAND_CAUSES.values(), ids=COMMAND_CAUSES)
+def test_cause_of_a_command(pods: list[PodView], pod: str, reason: str) -> None:
+    job = running(command=["python", "train.py"])
+    gang = sort_pods((*pods, *(make_pod(index) for index in range(len(pods), 2))), 1, 2, trains=True)
+    failure = find_failure(job, job.status, gang, NOW)
+    assert failure is not None
+    assert (failure.pod, failure.reason, failure.is_disruption) == (pod, reason, False)
+    assert failure.settled_at <= NOW

@@ -9,7 +9,8 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
@@ -97,6 +98,8 @@ class Api:
     ) -> None:
         """`on_answer(verb, resource, code)` is told of every request, code 0 where there was no answer."""
         configuration.connection_pool_maxsize = 0  # the semaphore limits requests; watches come on top
+        configuration.client_session_kwargs = {"trust_env": False}  # else every request looks for a .netrc, in a thread
+        configuration.proxy = configuration.proxy or _proxy_of(configuration.host)
         self._client = ApiClient(configuration)
         self._configuration = configuration
         self._bucket = bucket
@@ -289,6 +292,12 @@ def resource_of(path: str) -> str:
     if len(parts) > 2 and parts[0] == "namespaces":
         parts = parts[2:]
     return "/".join(parts[0:1] + parts[2:3]) or "discovery"
+
+
+def _proxy_of(host: str) -> str | None:
+    """The proxy that the environment names for a host, as kubectl reads it (HTTPS_PROXY, NO_PROXY)."""
+    url = urlsplit(host)
+    return None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)
 
 
 async def _status_object(response: aiohttp.ClientResponse) -> Object:

@@ -14,6 +14,8 @@ from adts_operator.core.times import to_seconds
 
 NOT_STARTED = ("StartError", "ContainerCannotRun")
 """The runtime's reasons for a command that it could not start."""
+DISRUPTIONS = ("DisruptionTarget", "TerminationTarget")
+"""Conditions of a pod that the cluster, or Kueue, takes away."""
 UNKNOWN_INDEX = -1
 """Of a pod whose labels somebody changed: it is in no gang, so it is deleted."""
 
@@ -50,7 +52,7 @@ def read_pod(pod: Mapping[str, Any]) -> PodRecord:
         message=message[-TAIL_BYTES:],
         node=(pod.get("spec") or {}).get("nodeName", ""),
         gone_by=_seconds(metadata.get("deletionTimestamp")),
-        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True",
+        disrupted=any(conditions.get(it, {}).get("status") == "True" for it in DISRUPTIONS),
         unreachable=_is_unreachable(conditions),
         started_at=_seconds(status.get("startTime")),
         finished_at=_seconds(terminated.get("finishedAt")),

@@ -46,10 +46,8 @@ _ORDER = (
 def why_not_running(job: DistributedTraining, status: Status, gang: Gang) -> tuple[Reason, str]:
     """Reason and message of the condition Running, in words that do not change with every pod that comes up."""
     recorded = find_condition(status.conditions, ConditionType.RUNNING)
-    if (
-        gang.missing and recorded is not None and recorded.status == "False"
-    ):  # why the attempt began, or what keeps it from being made
-        return Reason(recorded.reason), recorded.message
+    if gang.missing and recorded is not None and recorded.status == "False":
+        return Reason(recorded.reason), recorded.message  # why the attempt began, or what keeps it from being made
     waiting = [(_reason(job, pod), pod) for pod in gang.pending if pod.reason not in STARTING_UP]
     if not waiting:
         return Reason.WORKERS_STARTING, f"the {status.workers.desired} workers of attempt {status.attempt} start"
