@@ -65,7 +65,7 @@ def namespace(cluster: Access, request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
     cluster.kubectl("create", "namespace", name)
     # the first pods of a namespace are refused until the controller manager has made its service account
-    wait_until(lambda: cluster.get("serviceaccount", "default", name) is not None, 30)
+    assert wait_until(lambda: cluster.get("serviceaccount", "default", name) is not None, 30)
     yield name
     # pods that do not heed SIGTERM would use up their grace
     cluster.kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false")
@@ -84,10 +84,18 @@ def operator_image(cluster: Access) -> str:
     return OPERATOR_IMAGE
 
 
+@pytest.fixture(scope="session")
+def lower_contract_image(own_cluster: Cluster) -> str:
+    """Name of a trainer's image whose contract version is one lower, present on every node."""
+    image = images.lower_contract_image()
+    own_cluster.load_image(image)
+    return image.name
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips all tests of a cluster where none can be; times out tests, not their fixtures, which may have to build."""
     ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
-    reason = machine.obstacle() if ours and GIVEN not in os.environ else None
+    reason = machine.obstacle() if ours and not os.environ.get(GIVEN) else None
     for item in ours:
         if reason and "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(reason=reason))

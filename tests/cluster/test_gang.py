@@ -139,7 +139,8 @@ def test_a_gang_that_does_not_fit_waits_as_a_whole(jobs: Jobs, place: Place) -> 
 
 def offer_gpus(place: Place, node: str, count: int) -> None:
     """Lets a node advertise so many GPUs, none of which is there."""
-    patch = json.dumps([{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(count)}])
+    paths = ("/status/capacity/nvidia.com~1gpu", "/status/allocatable/nvidia.com~1gpu")
+    patch = json.dumps([{"op": "add", "path": path, "value": str(count)} for path in paths])
     place.cluster.kubectl("patch", "node", node, "--subresource=status", "--type=json", "-p", patch)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adts_api.contract import CONTRACT_VERSION
 from cluster.harness import teardown
 from cluster.harness.access import Access
 from cluster.harness.cluster import Cluster
@@ -112,6 +113,15 @@ def test_the_trainer_image_brings_torch(cluster: Access, namespace: str, trainer
     cluster.apply(yaml.safe_dump(pod("torch", trainer_image, ["python3", "-c", script])), namespace)
     assert wait_until(lambda: phase(cluster, namespace, "torch") == "Succeeded", READY_SECONDS)
     assert cluster.kubectl("logs", "torch", "-n", namespace).strip() == "3"
+
+
+def test_the_older_trainer_image_speaks_the_contract_before(
+    own_cluster: Cluster, namespace: str, lower_contract_image: str
+) -> None:
+    script = "from adts_api.contract import CONTRACT_VERSION; print(CONTRACT_VERSION)"
+    own_cluster.apply(yaml.safe_dump(pod("older", lower_contract_image, ["python3", "-c", script])), namespace)
+    assert wait_until(lambda: phase(own_cluster, namespace, "older") == "Succeeded", READY_SECONDS)
+    assert int(own_cluster.kubectl("logs", "older", "-n", namespace)) == CONTRACT_VERSION - 1
 
 
 def test_a_memory_limit_kills(cluster: Access, namespace: str, operator_image: str) -> None:

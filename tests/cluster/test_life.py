@@ -244,6 +244,19 @@ def test_a_deleted_pod_is_a_new_attempt_at_once(jobs: Jobs, place: Place, measur
     assert {"WorkerLost", "WorkerFailed"} & set(reasons(jobs, "hurt"))
 
 
+def test_an_evicted_pod_is_a_disruption(jobs: Jobs, place: Place) -> None:
+    jobs.apply(job(jobs, "drained", RUN_ON))
+    jobs.wait("drained", "Running", PATIENCE)
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "drained-0-1"}}
+    path = f"/api/v1/namespaces/{jobs.namespace}/pods/drained-0-1/eviction"
+    place.cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    wait_for(lambda: jobs.status("drained")["attempt"] == 2, PATIENCE, "attempt 2", lambda: jobs.status("drained"))
+    (restart,) = jobs.status("drained")["restarts"]
+    assert (restart["pod"], restart["reason"]) == ("drained-0-1", "Disrupted")
+    jobs.wait("drained", "Running", PATIENCE)
+    assert "Preempted" in reasons(jobs, "drained")
+
+
 def test_a_pod_without_room_waits_in_the_schedulers_words_until_there_is(jobs: Jobs, place: Place) -> None:
     node = json.loads(place.cluster.kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
     jobs.apply(job(jobs, "big", RUN_ON, replicas=1, workers={"gpusPerWorker": 12}))
@@ -262,7 +275,8 @@ def test_a_pod_without_room_waits_in_the_schedulers_words_until_there_is(jobs: J
 
 def offer_gpus(place: Place, node: str, count: int) -> None:
     """Lets a node advertise so many GPUs, none of which is there."""
-    patch = json.dumps([{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(count)}])
+    paths = ("/status/capacity/nvidia.com~1gpu", "/status/allocatable/nvidia.com~1gpu")
+    patch = json.dumps([{"op": "add", "path": path, "value": str(count)} for path in paths])
     place.cluster.kubectl("patch", "node", node, "--subresource=status", "--type=json", "-p", patch)
 
 

@@ -173,6 +173,18 @@ def test_words_of_the_status_exist(page: Page) -> None:
     assert named - known == set()
 
 
+def test_the_page_on_security_has_the_operators_rights() -> None:
+    golden = yaml.safe_load((CHECKOUT / "tests/chart/golden/rbac.yaml").read_text())["every-switch-on"]
+    rights: dict[str, set[str]] = {}
+    for role in ("ClusterRole/adts-operator", "Role/adts-operator-lease"):
+        for row, verbs in golden[role].items():
+            rights.setdefault(row.split()[1], set()).update(verbs.split())
+    lines = (CHECKOUT / "docs/security.md").read_text().partition("| Mode |")[0].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
+    told = {re.split(r",? ", re.sub(r"`[^`]+`,? ?", "", cells[0]))[0]: {*cells[1].split(", ")} for cells in rows}
+    assert told == rights
+
+
 def test_manifests_are_valid() -> None:
     manifests = [
         (block, thing)

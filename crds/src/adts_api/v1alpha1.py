@@ -60,7 +60,7 @@ class RunPolicy(ApiModel):
     backoff_limit: int = Field(6, ge=0)
     """New attempts of the whole gang before the job fails; restarts of processes inside a pod do not count."""
     active_deadline_seconds: int | None = Field(None, ge=1)
-    """Seconds from the first start after which the job fails; absent means never."""
+    """Seconds from the start, or from the last resumption, after which the job fails; absent means never."""
     start_deadline_seconds: int | None = Field(None, ge=1)
     """Seconds an attempt may take until all its workers run; absent means 600, not counting the time in which a queue,
     a quota or a gang scheduler keeps all of it waiting."""
@@ -269,7 +269,7 @@ class Status(Observed):
     image: str = ""
     """Image every attempt uses."""
     started_at: str = ""
-    """When the first attempt began, RFC 3339."""
+    """When the first attempt began, or the first after a suspension, RFC 3339."""
     finished_at: str = ""
     """When the job ended, RFC 3339."""
     exit_code: int | None = None

@@ -97,7 +97,9 @@ class Controller:
             key = await self._queue.get()
             namespace, _, name = key.partition("/")
             begin, error = time.monotonic(), None
-            with job_context(namespace=namespace, name=name):
+            stored = self._store.get(key)
+            attempt = stored.job.status.attempt if stored else None
+            with job_context(namespace=namespace, name=name, attempt=attempt):
                 try:
                     wait = await reconcile(key, self._jobs, self._cluster, time.time, self._defaults)
                     self._queue.done(key)

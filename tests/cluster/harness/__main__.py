@@ -41,6 +41,8 @@ def main() -> int:
     except (ClusterError, MachineError) as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130  # the watchdog removes what was begun
     return 0
 
 

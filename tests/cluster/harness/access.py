@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cluster.harness.process import ClusterError, run
+from cluster.harness.process import NO_PROXY, ClusterError, run
 
 
 class Access:
@@ -19,7 +19,7 @@ class Access:
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60, check: bool = True) -> str:
         """Runs kubectl as the cluster's admin and returns what it printed."""
         command = [self._kubectl, f"--kubeconfig={self.kubeconfig}", *arguments]
-        return run(*command, stdin=stdin, timeout=timeout, check=check)
+        return run(*command, stdin=stdin or "", timeout=timeout, check=check, environment=NO_PROXY)
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any] | None:
         """An object, or None where there is none."""

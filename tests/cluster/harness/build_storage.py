@@ -14,7 +14,6 @@ from cluster.harness.binaries import locked
 from cluster.harness.machine import cache_folder, say
 from cluster.harness.process import run
 
-RUN_ROOT = Path("/run/adts-buildah")
 BUILD_SECONDS = 3600
 
 
@@ -39,7 +38,7 @@ def open_storage() -> Iterator[Storage]:
 def release() -> None:
     """Unmounts what buildah leaves mounted, also after it was killed."""
     subprocess.run(["umount", _folder() / "overlay"], capture_output=True)
-    shutil.rmtree(RUN_ROOT, ignore_errors=True)
+    shutil.rmtree(_run_folder(), ignore_errors=True)
 
 
 class Storage:
@@ -73,7 +72,7 @@ class Storage:
         buildah's own push would compress all of it again every time.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        source = f"containers-storage:[overlay@{self._folder}+{RUN_ROOT}]{_local(kind)}"
+        source = f"containers-storage:[overlay@{self._folder}+{_run_folder()}]{_local(kind)}"
         uncompressed = "--dest-oci-accept-uncompressed-layers"
         run("skopeo", "copy", "--quiet", uncompressed, source, f"oci:{folder}:{tag}", timeout=BUILD_SECONDS)
         self._buildah("rmi", "--prune", "--force", check=False)
@@ -98,7 +97,7 @@ class Storage:
         self._buildah("build", "--isolation", "chroot", *arguments)
 
     def _buildah(self, *arguments: object, check: bool = True) -> str:
-        storage = ["--root", self._folder, "--runroot", RUN_ROOT, "--storage-driver", "overlay"]
+        storage = ["--root", self._folder, "--runroot", _run_folder(), "--storage-driver", "overlay"]
         return run("nice", "buildah", *storage, *arguments, timeout=BUILD_SECONDS, check=check)
 
 
@@ -108,3 +107,7 @@ def _local(kind: str) -> str:
 
 def _folder() -> Path:
     return cache_folder() / "buildah"
+
+
+def _run_folder() -> Path:
+    return cache_folder() / "buildah-run"

@@ -7,16 +7,18 @@ from pathlib import Path
 from cluster.harness import teardown
 from cluster.harness.binaries import locked
 from cluster.harness.layout import INDEXES, Layout
-from cluster.harness.machine import cache_folder, say
+from cluster.harness.machine import say
 from cluster.harness.process import ClusterError, ProcessId
 
+LOCK = Path("/run/adts-clusters.lock")
+"""Numbers are the machine's: runs with different caches share them."""
 KEEP = "keep"
 """Stands in the place of an owner where the cluster is to stay."""
 
 
 def claim(index: int | None = None) -> Layout:
     """Takes a number, the first free one if none is named, by making its folder; removes dead clusters on the way."""
-    with locked(cache_folder() / "clusters.lock"):
+    with locked(LOCK):
         sweep()
         for candidate in INDEXES if index is None else [index]:
             layout = Layout(candidate)
@@ -27,6 +29,7 @@ def claim(index: int | None = None) -> Layout:
                     f"remove it with `make cluster-down`, or choose another index"
                 )
             if not taken:
+                layout.run_folder.mkdir()
                 layout.folder.mkdir(mode=0o700)
                 ProcessId.me().write(_owner_file(layout))
                 return layout

@@ -17,7 +17,7 @@ FEATURE_GATES = "GenericWorkload=true"
 without the last one nobody removes a PodGroup's finalizer, and deleting one hangs."""
 
 NODE_GRACE = "20s"
-"""A node silent for so long is NotReady; half of Kubernetes's default keeps the tests short."""
+"""A node silent for so long is NotReady; less than Kubernetes's default, to keep the tests short."""
 
 ETCD = "http://127.0.0.1:2379"
 

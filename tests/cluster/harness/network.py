@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from cluster.harness.layout import Layout
-from cluster.harness.process import ClusterError, run
+from cluster.harness.process import run
 
+NAMESPACES = Path("/run/netns")
 BRIDGE = "br0"
 BURST, LATENCY = "256k", "50ms"
 
@@ -17,9 +19,9 @@ def ip(*arguments: str, namespace: str | None = None) -> str:
     return run("ip", *(["-n", namespace] if namespace else []), *arguments)
 
 
-def namespaces() -> list[str]:
-    """Names of this machine's network namespaces."""
-    return [line.split()[0] for line in ip("netns", "list").splitlines() if line]
+def namespace_files(layout: Layout) -> list[Path]:
+    """What `ip netns` makes for every network namespace; here of those with the cluster's prefix."""
+    return sorted(NAMESPACES.glob(f"{layout.prefix}-*"))
 
 
 def leg(node_namespace: str) -> str:
@@ -31,12 +33,6 @@ def set_up(layout: Layout, nodes: Iterable[int]) -> None:
     """Makes namespaces, bridge, legs and routes; pod networks are routed by hand, without an overlay."""
     numbers = list(nodes)
     control_plane = layout.control_plane_namespace
-    taken = {control_plane, *map(layout.node_namespace, numbers)} & set(namespaces())
-    if taken:
-        raise ClusterError(
-            f"network namespaces {', '.join(sorted(taken))} exist already: another cluster with index "
-            f"{layout.index} runs or was left; stop it with `make cluster-down`, or choose another index"
-        )
     _make_namespace(control_plane)
     ip("link", "add", BRIDGE, "type", "bridge", namespace=control_plane)
     ip("address", "add", f"{layout.control_plane_address}/24", "dev", BRIDGE, namespace=control_plane)
@@ -69,15 +65,14 @@ def set_link(layout: Layout, number: int, state: str) -> None:
 def tear_down(layout: Layout) -> None:
     """Removes what `set_up` made, as far as it came, and any further namespace with the cluster's prefix."""
     run("ip", "link", "delete", layout.host_link, check=False)
-    for name in namespaces():
-        if name.startswith(f"{layout.prefix}-"):
-            run("ip", "netns", "delete", name, check=False)
+    for file in namespace_files(layout):
+        run("ip", "netns", "delete", file.name, check=False)
 
 
 def _make_namespace(name: str) -> None:
     ip("netns", "add", name)
     ip("link", "set", "lo", "up", namespace=name)
-    run("nsenter", f"--net=/run/netns/{name}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    run("nsenter", f"--net={NAMESPACES / name}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
 
 
 def _make_node(layout: Layout, number: int) -> None:

@@ -161,17 +161,26 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def run(*command: object, stdin: str | None = None, timeout: float = 60, check: bool = True) -> str:
-    """Runs a command, its parts given as text or paths, and returns what it printed; a failure is an error."""
+def run(
+    *command: object,
+    stdin: str = "",
+    timeout: float = 60,
+    check: bool = True,
+    environment: dict[str, str] | None = None,
+) -> str:
+    """Runs a command, its parts given as text or paths, and returns what it printed; a failure is an error.
+
+    `environment` adds to this process's own.
+    """
     arguments = [program(str(command[0])) or str(command[0]), *map(str, command[1:])]
     try:
         done = subprocess.run(
             arguments,
-            input=stdin or "",
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout,
-            env={**os.environ, **NO_PROXY},
+            env={**os.environ, **(environment or {})},
         )
     except subprocess.TimeoutExpired as error:
         raise ClusterError(f"{' '.join(map(str, command))}: not done within {timeout:.0f} s") from error

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cluster.harness import cgroups, network
 from cluster.harness.layout import Layout
-from cluster.harness.machine import program
 from cluster.harness.process import ClusterError, ProcessId, wait_until
 
 PROGRAMS = {
@@ -52,10 +51,7 @@ def left(layout: Layout) -> list[str]:
     remains = [f"process {pid}" for pid in daemons(layout)]
     remains += [f"cgroup {folder}" for folder in cgroups.left(layout)]
     remains += [f"mount {path}" for path in mounts(layout)]
-    if program("ip"):
-        remains += [
-            f"network namespace {name}" for name in network.namespaces() if name.startswith(f"{layout.prefix}-")
-        ]
+    remains += [f"network namespace {file.name}" for file in network.namespace_files(layout)]
     remains += [f"link {name}" for name in [layout.host_link] if Path("/sys/class/net", name).exists()]
     remains += [f"file {path}" for path in _cni_files(layout)]
     remains += [f"folder {path}" for path in (layout.run_folder, layout.folder) if path.exists()]
@@ -63,20 +59,11 @@ def left(layout: Layout) -> list[str]:
 
 
 def daemons(layout: Layout) -> list[int]:
-    """Processes of the cluster, known by program and by the folder in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        # nsenter becomes the program that it starts; until then both stand in its arguments
-        names = {Path(argument).name for argument in arguments[:3]}
-        if names & PROGRAMS and any(_is_ours(layout, argument) for argument in arguments):
-            found.append(int(entry.name))
-    return [pid for pid in found if ProcessId.of(pid)]
+    """Processes of the cluster: those in its network namespaces, and programs whose command line names its folders."""
+    namespaces = {_inode(file) for file in network.namespace_files(layout)} - {None}
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    ours = [pid for pid in pids if _inode(Path(f"/proc/{pid}/ns/net")) in namespaces or _is_daemon(layout, pid)]
+    return [pid for pid in ours if ProcessId.of(pid)]
 
 
 def mounts(layout: Layout) -> list[str]:
@@ -89,6 +76,24 @@ def mounts(layout: Layout) -> list[str]:
 
 def _is_ours(layout: Layout, text: str) -> bool:
     return f"{layout.folder}/" in f"{text}/" or f"{layout.run_folder}/" in f"{text}/"
+
+
+def _inode(path: Path) -> int | None:
+    """None if it is gone by now."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _is_daemon(layout: Layout, pid: int) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    # nsenter becomes the program that it starts; until then both stand in its arguments
+    names = {Path(argument).name for argument in arguments[:3]}
+    return bool(names & PROGRAMS) and any(_is_ours(layout, argument) for argument in arguments)
 
 
 def _kill_daemons(layout: Layout) -> None:

@@ -48,7 +48,8 @@ def watch(layout: Layout) -> None:
     else:
         if owner.is_alive():
             select.select([descriptor], [], [])
-    teardown.tear_down(layout)
+    if claims.owner(layout) == owner:  # or else the number has a new owner
+        teardown.tear_down(layout)
 
 
 def _dismiss(identity: ProcessId | None) -> None:

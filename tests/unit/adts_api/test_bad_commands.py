@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,13 @@ def test_a_broken_command_is_one_error() -> None:
     assert complaints(changed("command=5", "workers.replicas=3", base=COMMAND)) == [
         "spec.command: 5 is an integer; write a list"
     ]
+
+
+def test_the_page_on_commands_names_every_block_that_is_refused_and_the_claims() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "command.md").read_text(encoding="utf-8")
+    refused = page.partition("## What is refused")[2]
+    assert [block for block in TRAINER_BLOCKS if f"`spec.{block}`" not in refused] == []
+    assert [path for path in MOUNTED if f"`spec.{path}`" not in page] == []
 
 
 def test_every_field_of_the_trainers_blocks_is_refused_but_the_claims() -> None:

@@ -17,10 +17,11 @@ from adts_api.v1alpha1 import DistributedTraining
 from adts_operator.cluster.api import Api, ApiError, Object, collection
 from adts_operator.cluster.capabilities import Capabilities
 from adts_operator.cluster.children import Children
+from adts_operator.cluster.fallen_pods import FallenPods
 from adts_operator.cluster.job_store import JobStore
 from adts_operator.cluster.kubernetes_jobs import KubernetesJobs
 from adts_operator.cluster.pod_groups import PodGroups
-from adts_operator.cluster.pod_views import owner_uid
+from adts_operator.cluster.pod_views import PodRecord, owner_uid
 from adts_operator.core.gang import judge_trial
 from adts_operator.core.observed import Observed, Refusal, effective_attempt
 from adts_operator.core.plan import Deletion, Plan
@@ -79,17 +80,20 @@ class KubernetesCluster:
         self._capabilities, self._pod_groups = Capabilities(api), PodGroups(api)
         self._notes: dict[str, _Note] = {}
         self._secrets: set[str] = set()
+        self._fallen = FallenPods()
 
     async def observe(self, job: DistributedTraining) -> Observed:
         uid = job.metadata.uid
-        items = self._children.pods(uid)
+        present = [item.value for item in self._children.pods(uid)]
+        attempt = effective_attempt(job.status.attempt, tuple(pod.view for pod in present))
+        pods = self._fallen.join(uid, attempt, present)
         note = self._note(job)
         stored = self._store.get(_key(job))
         if note.refusal is not None or note.foreign:  # every pass asks: the queue keeps only the earliest time of a job
             self._look_again(_key(job), note.until - time.monotonic() + 0.05)
         return Observed(
-            pods=tuple(item.value.view for item in items),
-            lead=self._lead_status(job),
+            pods=tuple(pod.view for pod in pods),
+            lead=self._lead_status(uid, attempt, pods),
             lead_is_silent=self._progress.is_silent(uid),
             children=self._children.names(uid) | await self._pod_groups.names(job),
             foreign=note.foreign,
@@ -132,6 +136,7 @@ class KubernetesCluster:
         self._notes = {uid: note for uid, note in self._notes.items() if uid in living}
         self._secrets &= living
         self._pod_groups.forget(living)
+        self._fallen.forget(living)
 
     async def _try(self, job: DistributedTraining, wanted: Object) -> Refusal | None:
         try:
@@ -204,14 +209,10 @@ class KubernetesCluster:
         if deletion.kind == "PodGroup":
             self._pod_groups.deleted(job.metadata.uid, deletion.name)
 
-    def _lead_status(self, job: DistributedTraining) -> PodStatus | None:
+    def _lead_status(self, job_uid: str, attempt: int, pods: Sequence[PodRecord]) -> PodStatus | None:
         """What the lead pod of the newest attempt left when it ended, else what it last answered."""
-        items = self._children.pods(job.metadata.uid)
-        attempt = effective_attempt(job.status.attempt, tuple(item.value.view for item in items))
-        for item in items:
-            if item.value.last_status is not None and item.value.view.attempt == attempt:
-                return item.value.last_status
-        return self._progress.status(job.metadata.uid)
+        left = (pod.last_status for pod in pods if pod.last_status is not None and pod.view.attempt == attempt)
+        return next(left, self._progress.status(job_uid))
 
     def _note(self, job: DistributedTraining) -> _Note:
         """What is remembered; nothing where the job changed since, or the time is over."""

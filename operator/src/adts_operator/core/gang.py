@@ -30,7 +30,7 @@ KIND = "PodGroup"
 APIS = {"native": NATIVE_API, "volcano": VOLCANO_API, "coscheduling": COSCHEDULING_API}
 
 INSTALL = {
-    "native": "use Kubernetes 1.37 or newer with the feature gates GenericWorkload and GangScheduling",
+    "native": "use Kubernetes 1.37 or newer and switch its feature gate GenericWorkload on",
     "volcano": "install Volcano",
     "coscheduling": "install the scheduler-plugins with their coscheduling plugin",
 }

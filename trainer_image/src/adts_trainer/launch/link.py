@@ -66,7 +66,9 @@ class Lead:
 
     async def exchange(self, report: Report) -> Decision:
         before = self._agreement.decision.number
-        decision = self._agreement.hear(report, time.monotonic())
+        now = time.monotonic()
+        self._agreement.hear(self._member.report(), now)  # forking takes long at times; who answers is not silent
+        decision = self._agreement.hear(report, now)
         self._publish(before)
         if decision.number <= report.known and decision.order is not Order.FINISH:
             with contextlib.suppress(TimeoutError):
