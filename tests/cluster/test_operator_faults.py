@@ -39,30 +39,61 @@ Measured = Callable[[str], None]
 Start = Callable[..., OperatorProcess]
 
 
-@pytest.fixture
-def namespace(cluster: Access) -> Iterator[str]:
-    with new_namespace(cluster, "faults") as name:
-        yield name
+@pytest.fixture(scope="module")
+def namespaces(cluster: Access) -> Iterator[tuple[str, str]]:
+    """One to work in, and one of the operator that hears nothing."""
+    with new_namespace(cluster, "faults") as namespace, new_namespace(cluster, "deaf") as silent:
+        yield namespace, silent
 
 
-@pytest.fixture
-def jobs(cluster: Access, namespace: str) -> Jobs:
-    return Jobs(cluster.kubectl, namespace)
-
-
-@pytest.fixture
-def account(cluster: Access, namespace: str, tmp_path: Path) -> Iterator[Account]:
-    with granted(cluster, tmp_path, namespace, {"watchNamespaces": [namespace]}) as account:
+@pytest.fixture(scope="module")
+def account(
+    cluster: Access, namespaces: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Account]:
+    folder = tmp_path_factory.mktemp("account")
+    with granted(cluster, folder, namespaces[0], {"watchNamespaces": list(namespaces)}) as account:
         yield account
+        assert not account.forbidden(), "RBAC refused requests of the operator"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deaf(
+    account: Account, namespaces: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[OperatorProcess, float]]:
+    """An operator whose watches have stood still since that time: found out long before the last test asks."""
+    folder = tmp_path_factory.mktemp("deaf")
+    with FaultProxy(account.kubeconfig, folder) as between:
+        operator = OperatorProcess(between.kubeconfig, folder, WATCH_NAMESPACES=namespaces[1]).start()
+        between.is_deaf = True
+        yield operator, time.monotonic()
+        operator.kill()
+
+
+@pytest.fixture(autouse=True)
+def observer(cluster: Access, namespaces: tuple[str, str]) -> Iterator[GangObserver]:
+    """Fails a test that went well otherwise if it saw what must not be."""
+    with GangObserver(cluster.kubeconfig, namespaces[0]) as seen:
+        yield seen
+    assert seen.violations() == []
 
 
 @pytest.fixture
-def start(account: Account, namespace: str, tmp_path: Path) -> Iterator[Start]:
+def jobs(cluster: Access, namespaces: tuple[str, str], observer: GangObserver) -> Iterator[Jobs]:
+    """The jobs of the namespace; none is left for the next test, and nothing of them."""
+    of_namespace = Jobs(cluster.kubectl, namespaces[0])
+    yield of_namespace
+    cluster.kubectl("-n", namespaces[0], "delete", "dtrain", "--all", "--timeout=60s", timeout=70)
+    left = lambda: orphans(cluster, namespaces[0])  # noqa: E731  shown where it fails
+    wait_for(lambda: not left(), PATIENCE, "nothing left of the jobs", left)
+
+
+@pytest.fixture
+def start(jobs: Jobs, account: Account, tmp_path: Path) -> Iterator[Start]:
     """Starts an operator for the namespace."""
     operators: list[OperatorProcess] = []
 
     def begin(kubeconfig: Path = account.kubeconfig, **settings: str) -> OperatorProcess:
-        ours = {"WATCH_NAMESPACES": namespace, "NAMESPACE": namespace, "TRAINER_IMAGE": SHELL_IMAGE}
+        ours = {"WATCH_NAMESPACES": jobs.namespace, "NAMESPACE": jobs.namespace, "TRAINER_IMAGE": SHELL_IMAGE}
         operators.append(OperatorProcess(kubeconfig, tmp_path, **(ours | settings)))
         return operators[-1].start()
 
@@ -75,27 +106,6 @@ def start(account: Account, namespace: str, tmp_path: Path) -> Iterator[Start]:
 def proxy(account: Account, tmp_path: Path) -> Iterator[FaultProxy]:
     with FaultProxy(account.kubeconfig, tmp_path) as between:
         yield between
-
-
-@pytest.fixture(autouse=True)
-def observer(cluster: Access, namespace: str) -> Iterator[GangObserver]:
-    """Fails a test that went well otherwise if it saw what must not be."""
-    with GangObserver(cluster.kubeconfig, namespace) as seen:
-        yield seen
-    assert seen.violations() == []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def deaf(cluster: Access, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OperatorProcess, float]]:
-    """An operator whose watches have stood still since that time: found out long before the last test asks."""
-    folder = tmp_path_factory.mktemp("deaf")
-    with new_namespace(cluster, "deaf") as namespace:
-        watched = {"watchNamespaces": [namespace]}
-        with granted(cluster, folder, namespace, watched) as account, FaultProxy(account.kubeconfig, folder) as between:
-            operator = OperatorProcess(between.kubeconfig, folder, WATCH_NAMESPACES=namespace).start()
-            between.is_deaf = True
-            yield operator, time.monotonic()
-            operator.kill()
 
 
 def flaky(name: str, jobs: Jobs, *, failures: int = 1, seconds: float = 0.5) -> dict[str, object]:
@@ -124,14 +134,6 @@ def orphans(cluster: Access, namespace: str) -> list[str]:
     return [it["metadata"]["name"] for it in children if it["metadata"]["labels"][LABEL_JOB_UID] not in living]
 
 
-def delete_all(cluster: Access, jobs: Jobs) -> None:
-    """Deletes the jobs; nothing of them may stay."""
-    cluster.kubectl("-n", jobs.namespace, "delete", "dtrain", "--all", "--timeout=60s", timeout=70)
-    wait_for(
-        lambda: not orphans(cluster, jobs.namespace), PATIENCE, "no orphans", lambda: orphans(cluster, jobs.namespace)
-    )
-
-
 def test_killed_at_random_moments(
     cluster: Access, jobs: Jobs, observer: GangObserver, start: Start, measured: Measured
 ) -> None:
@@ -144,13 +146,17 @@ def test_killed_at_random_moments(
         if kill % 2 == 0:
             names.append(f"job-{kill}")
             jobs.apply(flaky(names[-1], jobs))
+        if kill % 5 == 0:
+            jobs.apply(script(f"short-{kill}", jobs.namespace, RUN_ON))
+        if kill % 5 == 3:
+            cluster.kubectl("-n", jobs.namespace, "delete", "dtrain", f"short-{kill - 3}", "--wait=false")
         time.sleep(moments.uniform(0.0, LONGEST_MOMENT_SECONDS))
         operator.kill()
         operator.start()
     finish(jobs, *names)
     seconds = time.monotonic() - begin
-    assert orphans(cluster, jobs.namespace) == []
-    delete_all(cluster, jobs)
+    left = lambda: orphans(cluster, jobs.namespace)  # noqa: E731  shown where it fails
+    wait_for(lambda: not left(), PATIENCE, "nothing left of the jobs that were deleted", left)
     measured(
         f"operator killed {KILLS} times (ADTS_TEST_SEED={seed}): {len(names)} jobs ended well after {seconds:.0f} s"
     )
@@ -273,7 +279,8 @@ def test_a_deletion_that_no_watch_tells(
     wait_for(lambda: running.search(operator.metrics()), PATIENCE, "the operator knows", operator.metrics)
     assert jobs.status("kept")["attempt"] == 1
     assert len(jobs.pods("kept")) == 2
-    assert len(observer.pods) == 2 + 2 * count, "no pod was made for the job that was deleted"
+    made = [pod for pod in observer.pods.values() if pod.name.startswith("lost-")]
+    assert len(made) == 2 * count, "no pod was made for the job that was deleted"
 
 
 def test_watches_that_stand_still_are_told(deaf: tuple[OperatorProcess, float], measured: Measured) -> None:

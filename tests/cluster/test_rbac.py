@@ -21,7 +21,6 @@ from support.operator_access import SHELL_IMAGE, Place, new_namespace, operating
 NOWHERE = {"template": {"spec": {"nodeSelector": {"adts.dev/none": "none"}}}}
 """Pods that stay Pending."""
 QUIET_SECONDS = 5.0
-LEASE_AND_WATCH = ("leases", "get", "watch", "list")
 
 
 @pytest.fixture(scope="module")

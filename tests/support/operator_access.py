@@ -81,11 +81,11 @@ class Account:
 
     def requests(self) -> list[Request]:
         """What was asked of the API server under this account, in the order of the answers."""
-        found = []
-        if self.audit_log is not None:
-            with self.audit_log.open(encoding="utf-8") as lines:
-                found = [_request(json.loads(line)) for line in lines if f'"{self.user}"' in line]
-        return found
+        if self.audit_log is None:
+            return []
+        with self.audit_log.open(encoding="utf-8") as lines:
+            events = [json.loads(line) for line in lines if self.user in line]
+        return [_request(it) for it in events if it["user"]["username"] == self.user]
 
     def forbidden(self) -> list[Request]:
         """What RBAC refused."""

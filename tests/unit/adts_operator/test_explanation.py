@@ -56,7 +56,7 @@ def test_the_page_of_a_running_job() -> None:
         "  GPU time    40.0 h, 72% of it kept",
         "  image       adts/trainer:0.1.0",
         "  layout      dp16, zero 0",
-        "  workers     2 of 2 train",
+        "  workers     2 of 2 run",
         "  attempt     1",
     ]
 

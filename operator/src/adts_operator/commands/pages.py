@@ -124,7 +124,7 @@ def _training(job: DistributedTraining, now: float) -> list[tuple[str, str]]:
 
 def _life(job: DistributedTraining) -> list[tuple[str, str]]:
     status, workers = job.status, job.status.workers
-    ready = f"{workers.ready} of {workers.desired or job.spec.workers.replicas} train"
+    ready = f"{workers.ready} of {workers.desired or job.spec.workers.replicas} run"
     ended = [f"{number} {word}" for number, word in ((workers.succeeded, "done"), (workers.failed, "failed")) if number]
     limit = job.spec.run_policy.backoff_limit
     restarts = f"failures spent: {status.failures} of {limit}, restarts in place: {status.rounds}"

@@ -90,7 +90,8 @@ def conclude(job: DistributedTraining, folder: JobFolder, view: View) -> None:
     status, name = job.status, job.metadata.name
     saved = f"checkpoint of step {status.checkpoint.step} in {folder.checkpoints}" if status.checkpoint.step else ""
     if status.phase == "Succeeded":
-        parts = [f"{name} succeeded in {duration(elapsed(status))}: step {status.progress.step}"]
+        step = "" if job.spec.command else f": step {status.progress.step}"
+        parts = [f"{name} succeeded in {duration(elapsed(status))}{step}"]
         if status.progress.loss is not None:
             parts.append(f"loss {status.progress.loss:.4f}")
         if status.progress.evaluation_loss is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from adts_api.contract import ConditionType, Reason
 from adts_api.pod_status import PodStatus
 from adts_api.topology import layout
-from adts_api.v1alpha1 import DistributedTraining, GpuSeconds, Restart, Status, WorkerCounts
+from adts_api.v1alpha1 import DistributedTraining, GpuSeconds, Progress, Restart, Status, WorkerCounts
 from adts_operator.core.conditions import holds, with_condition
 from adts_operator.core.observed import Gang, Observed, PodView, effective_attempt, sort_pods
 from adts_operator.core.times import to_rfc3339, to_seconds
@@ -100,10 +100,20 @@ def _hear_lead(status: Status, lead: PodStatus) -> Status:
     heard = {
         "rounds": status.rounds + len(news),
         "communication": lead.communication,
-        "progress": lead.progress if lead.progress.at or lead.progress.step else status.progress,
+        "progress": _readable(lead.progress) if lead.progress.at or lead.progress.step else status.progress,
         "checkpoint": lead.checkpoint if lead.checkpoint.step else status.checkpoint,
     }
     return status.model_copy(update=heard)
+
+
+def _readable(progress: Progress) -> Progress:
+    """With as many digits as tell people something: `kubectl get` shows numbers as they are."""
+    update: dict[str, float] = {}
+    for name in ("loss", "evaluation_loss", "tokens_per_second", "mfu", "eta_seconds"):
+        value = getattr(progress, name)
+        if value is not None:
+            update[name] = float(f"{value:.6g}")
+    return progress.model_copy(update=update)
 
 
 def _count_devices(job: DistributedTraining, status: Status, gang: Gang, now: float) -> Status:
@@ -115,9 +125,9 @@ def _count_devices(job: DistributedTraining, status: Status, gang: Gang, now: fl
     since = to_seconds(spent.at, 0.0)
     passed = gpus * sum(_seconds_alive(pod, since, now) for pod in gang.current + gang.stale)
     counted = GpuSeconds(
-        total=spent.total + passed,
+        total=round(spent.total + passed, 3),
         productive=spent.productive,
-        unsaved=spent.unsaved + (passed if job.status.phase == "Running" else 0.0),
+        unsaved=round(spent.unsaved + (passed if job.status.phase == "Running" else 0.0), 3),
         at=to_rfc3339(now),
     )
     return status.model_copy(update={"gpu_seconds": counted})
