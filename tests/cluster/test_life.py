@@ -257,6 +257,7 @@ def test_an_evicted_pod_is_a_disruption(jobs: Jobs, place: Place) -> None:
     assert "Preempted" in reasons(jobs, "drained")
 
 
+@pytest.mark.usefixtures("own_cluster")
 def test_a_pod_without_room_waits_in_the_schedulers_words_until_there_is(jobs: Jobs, place: Place) -> None:
     node = json.loads(place.cluster.kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
     jobs.apply(job(jobs, "big", RUN_ON, replicas=1, workers={"gpusPerWorker": 12}))

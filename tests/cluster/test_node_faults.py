@@ -125,14 +125,19 @@ def test_a_node_without_its_link(
         jobs.apply(
             training("learner", jobs.namespace, trainer_image, workers={"template": {"spec": spread("learner")}})
         )
-        wait_for(lambda: checkpoint(jobs) > 0, 2 * PATIENCE, "a checkpoint", lambda: jobs.status("learner"))
+        wait_for(lambda: checkpoint(jobs, "learner") > 0, 2 * PATIENCE, "a checkpoint", lambda: jobs.status("learner"))
         (lost,) = on(node, jobs.pods("learner"))
         begin = time.monotonic()
         node.link_down()
-        saved = checkpoint(jobs)
+        saved = checkpoint(jobs, "learner")
         wait_for_attempt(jobs, "learner", 2, 4 * AWAY_SECONDS)
         measured(f"link down: the next attempt begins after {time.monotonic() - begin:.0f} s (aim: {AWAY_SECONDS:g})")
-        wait_for(lambda: checkpoint(jobs) > saved, 2 * PATIENCE, "training goes on", lambda: jobs.status("learner"))
+        wait_for(
+            lambda: checkpoint(jobs, "learner") > saved,
+            2 * PATIENCE,
+            "training goes on",
+            lambda: jobs.status("learner"),
+        )
         measured(f"link down: the next attempt saves a newer checkpoint after {time.monotonic() - begin:.0f} s")
         replaced = was_replaced(jobs, "learner", lost, node)
         begin = time.monotonic()
@@ -167,38 +172,38 @@ def test_a_drained_node_lets_the_trainer_save(
     node: Node, own_cluster: Cluster, place: Place, jobs: Jobs, trainer_image: str, tmp_path: Path, measured: Measured
 ) -> None:
     """Nothing but being told to stop saves a checkpoint here; it makes the disruption free of charge."""
-    with shared_claim(place.cluster, place.namespace, "learner", tmp_path / "checkpoints"):
-        workers = {"template": {"spec": spread("learner")}}
-        jobs.apply(training("learner", jobs.namespace, trainer_image, every_steps=0, workers=workers))
-        wait_for(lambda: step(jobs) > 0, 2 * PATIENCE, "the first steps", lambda: jobs.status("learner"))
-        (drained,) = on(node, jobs.pods("learner"))
+    with shared_claim(place.cluster, place.namespace, "drained", tmp_path):
+        workers = {"template": {"spec": spread("drained")}}
+        jobs.apply(training("drained", jobs.namespace, trainer_image, every_steps=0, workers=workers))
+        wait_for(lambda: step(jobs, "drained") > 0, 2 * PATIENCE, "the first steps", lambda: jobs.status("drained"))
+        (evicted,) = on(node, jobs.pods("drained"))
         begin = time.monotonic()
         try:
-            selector = "--pod-selector=adts.dev/job=learner"
+            selector = "--pod-selector=adts.dev/job=drained"
             flags = ["--delete-emptydir-data", "--ignore-daemonsets", selector, "--timeout=120s"]
             own_cluster.kubectl("drain", node.name, *flags, timeout=130)
             measured(f"drain of a node under training: {time.monotonic() - begin:.0f} s")
-            status = jobs.wait("learner", "Running", 4 * AWAY_SECONDS)
+            status = jobs.wait("drained", "Running", 4 * AWAY_SECONDS)
         finally:
             own_cluster.kubectl("uncordon", node.name)
         (restart,) = (it for it in status["restarts"] if it["scope"] == "attempt")
-        assert (restart["pod"], restart["node"]) == (drained["metadata"]["name"], node.name)
+        assert (restart["pod"], restart["node"]) == (evicted["metadata"]["name"], node.name)
         assert (restart["exitCode"], restart["reason"]) == (66, "Disrupted")
         assert (status["attempt"], status.get("failures", 0)) == (2, 0)
         saved = status["checkpoint"]["step"]
         assert saved > 0
-        wait_for(lambda: step(jobs) > saved, PATIENCE, "training goes on", lambda: jobs.status("learner"))
+        wait_for(lambda: step(jobs, "drained") > saved, PATIENCE, "training goes on", lambda: jobs.status("drained"))
         measured(f"drain: training went on from step {saved} after {time.monotonic() - begin:.0f} s")
-        jobs.delete("learner")
+        jobs.delete("drained")
 
 
-def step(jobs: Jobs) -> int:
+def step(jobs: Jobs, name: str) -> int:
     """Optimizer steps that the status knows."""
-    known: int = jobs.status("learner").get("progress", {}).get("step", 0)
+    known: int = jobs.status(name).get("progress", {}).get("step", 0)
     return known
 
 
-def checkpoint(jobs: Jobs) -> int:
+def checkpoint(jobs: Jobs, name: str) -> int:
     """Step of the newest checkpoint that the status knows."""
-    known: int = jobs.status("learner").get("checkpoint", {}).get("step", 0)
+    known: int = jobs.status(name).get("checkpoint", {}).get("step", 0)
     return known

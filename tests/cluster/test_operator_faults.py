@@ -53,7 +53,6 @@ def account(
     folder = tmp_path_factory.mktemp("account")
     with granted(cluster, folder, namespaces[0], {"watchNamespaces": list(namespaces)}) as account:
         yield account
-        assert not account.forbidden(), "RBAC refused requests of the operator"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,6 +74,15 @@ def observer(cluster: Access, namespaces: tuple[str, str]) -> Iterator[GangObser
     with GangObserver(cluster.kubeconfig, namespaces[0]) as seen:
         yield seen
     assert seen.violations() == []
+
+
+@pytest.fixture(autouse=True)
+def refusals(account: Account, request: pytest.FixtureRequest) -> Iterator[None]:
+    """RBAC refuses nothing, but while an API server starts: it answers before it has read the roles."""
+    before = len(account.forbidden())
+    yield
+    if "own_cluster" not in request.fixturenames:
+        assert account.forbidden()[before:] == []
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def used_gpus(place: Place) -> str:
     return str(quota_status(place)["used"]["requests.nvidia.com/gpu"])
 
 
+@pytest.mark.usefixtures("own_cluster")  # whose nodes offer GPUs
 def test_a_quota_that_ends_half_way_through_a_gang_leaves_nothing_behind(jobs: Jobs, place: Place) -> None:
     quota(place, 3)
     jobs.apply(job(jobs.namespace, "greedy", replicas=4, workers={"gpusPerWorker": 1}))
@@ -96,6 +97,7 @@ def test_a_quota_that_ends_half_way_through_a_gang_leaves_nothing_behind(jobs: J
     assert status["failures"] == 0
 
 
+@pytest.mark.usefixtures("own_cluster")  # whose nodes offer GPUs
 def test_a_quota_without_any_room_makes_no_pod(jobs: Jobs, place: Place) -> None:
     quota(place, 0)
     jobs.apply(job(jobs.namespace, "hopeless", workers={"gpusPerWorker": 1}))

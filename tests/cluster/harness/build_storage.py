@@ -53,7 +53,7 @@ class Storage:
         self._build_base()
         if target == "trainer" and not self._has(_local(target)) and not pip_settings.has_cpu_torch():
             say(
-                "torch comes from the registry with CUDA: an image of 6 GB, 20 GB of disk in all, and some minutes, "
+                "torch comes from the registry with CUDA: an image of 6 GB, 17 GB of disk in all, about 5 minutes, "
                 "once; PIP_FIND_LINKS with a folder that holds a CPU wheel of torch spares that"
             )
         base = ["--build-arg", f"BASE_IMAGE={self._base}"]

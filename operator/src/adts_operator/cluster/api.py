@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -120,7 +121,7 @@ class Api:
             await config.load_kube_config(
                 config_file=kubeconfig, context=context, client_configuration=configuration, persist_config=False
             )
-        except (config.ConfigException, OSError) as error:
+        except (config.ConfigException, OSError, yaml.YAMLError, TypeError) as error:
             fix = "set KUBECONFIG or use --kubeconfig"
             raise ApiError(0, "NoConfiguration", f"no cluster is configured: {error}; {fix}") from error
         return cls(configuration, **options)
