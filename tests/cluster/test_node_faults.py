@@ -125,20 +125,14 @@ def test_a_node_without_its_link(
         jobs.apply(
             training("learner", jobs.namespace, trainer_image, workers={"template": {"spec": spread("learner")}})
         )
-        wait_for(lambda: checkpoint(jobs, "learner") > 0, 2 * PATIENCE, "a checkpoint", lambda: jobs.status("learner"))
+        wait_for_checkpoint(jobs, "learner", 1)
         (lost,) = on(node, jobs.pods("learner"))
         begin = time.monotonic()
         node.link_down()
-        saved = checkpoint(jobs, "learner")
         wait_for_attempt(jobs, "learner", 2, 4 * AWAY_SECONDS)
         measured(f"link down: the next attempt begins after {time.monotonic() - begin:.0f} s (aim: {AWAY_SECONDS:g})")
-        wait_for(
-            lambda: checkpoint(jobs, "learner") > saved,
-            2 * PATIENCE,
-            "training goes on",
-            lambda: jobs.status("learner"),
-        )
-        measured(f"link down: the next attempt saves a newer checkpoint after {time.monotonic() - begin:.0f} s")
+        wait_for_checkpoint(jobs, "learner", 2)
+        measured(f"link down: the next attempt saves a checkpoint after {time.monotonic() - begin:.0f} s")
         replaced = was_replaced(jobs, "learner", lost, node)
         begin = time.monotonic()
         node.link_up()
@@ -151,6 +145,12 @@ def test_a_node_without_its_link(
 def wait_for_attempt(jobs: Jobs, name: str, attempt: int, seconds: float) -> None:
     is_so = lambda: jobs.status(name).get("attempt") == attempt  # noqa: E731  named for the call below
     wait_for(is_so, seconds, f"attempt {attempt} of {name}", lambda: jobs.status(name))
+
+
+def wait_for_checkpoint(jobs: Jobs, name: str, attempt: int) -> None:
+    """Until the status knows a checkpoint that this attempt wrote."""
+    path = lambda: jobs.status(name).get("checkpoint", {}).get("path", "")  # noqa: E731  named for the call below
+    wait_for(lambda: path().endswith(f"-{attempt}"), 2 * PATIENCE, "a checkpoint", lambda: jobs.status(name))
 
 
 def was_replaced(jobs: Jobs, name: str, lost: dict[str, Any], node: Node) -> list[str]:
@@ -183,7 +183,8 @@ def test_a_drained_node_lets_the_trainer_save(
             flags = ["--delete-emptydir-data", "--ignore-daemonsets", selector, "--timeout=120s"]
             own_cluster.kubectl("drain", node.name, *flags, timeout=130)
             measured(f"drain of a node under training: {time.monotonic() - begin:.0f} s")
-            status = jobs.wait("drained", "Running", 4 * AWAY_SECONDS)
+            wait_for_attempt(jobs, "drained", 2, 4 * AWAY_SECONDS)
+            status = jobs.wait("drained", "Running", PATIENCE)
         finally:
             own_cluster.kubectl("uncordon", node.name)
         (restart,) = (it for it in status["restarts"] if it["scope"] == "attempt")
@@ -200,10 +201,4 @@ def test_a_drained_node_lets_the_trainer_save(
 def step(jobs: Jobs, name: str) -> int:
     """Optimizer steps that the status knows."""
     known: int = jobs.status(name).get("progress", {}).get("step", 0)
-    return known
-
-
-def checkpoint(jobs: Jobs, name: str) -> int:
-    """Step of the newest checkpoint that the status knows."""
-    known: int = jobs.status(name).get("checkpoint", {}).get("step", 0)
     return known

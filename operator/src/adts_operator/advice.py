@@ -12,7 +12,7 @@ from typing import Final
 
 from adts_api.contract import ExitCode, Reason, exit_reason
 from adts_api.v1alpha1 import Phase
-from adts_operator.core.failures import DISRUPTED, LOST, START_DEADLINE
+from adts_operator.core.failures import DISRUPTED, LOST, NODE_NOT_READY, START_DEADLINE
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,10 @@ FAILURES: Final[Mapping[str, Advice]] = {
     **{exit_reason(code): advice for code, advice in _EXIT_CODES.items()},
     LOST: REASONS[Reason.WORKER_LOST],
     DISRUPTED: REASONS[Reason.PREEMPTED],
+    NODE_NOT_READY: Advice(
+        "The node of a pod does not answer, and the pod is being deleted; the gang starts again elsewhere.",
+        "look at that node: `kubectl describe node`; until it is back its pods stay Terminating, which is harmless",
+    ),
     START_DEADLINE: REASONS[Reason.START_DEADLINE_EXCEEDED],
     "Signal9": Advice("Something killed the process: often the kernel, when memory ran out.", "raise the memory limit"),
     "Evicted": Advice(
