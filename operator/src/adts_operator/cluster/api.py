@@ -157,8 +157,8 @@ class Api:
         return await self._send("PATCH", path, body, query=query, content_type="application/apply-patch+yaml")
 
     async def delete(self, path: str, *, grace_seconds: int | None = None, uid: str = "") -> Object:
-        """DELETE; with a UID only that object, whatever has its name by now. What is gone already is no error: the
-        answer is then empty, else the object as it is on its way out.
+        """DELETE; with a UID only that object: another one of its name answers 409. What is gone already is no error:
+        the answer is then empty, else the object as it is on its way out.
         """
         body: Object = {"propagationPolicy": "Background"}
         if grace_seconds is not None:
@@ -168,7 +168,7 @@ class Api:
         try:
             return await self._send("DELETE", path, body)
         except ApiError as error:
-            if error.status != 404 and not (uid and error.status == 409):
+            if error.status != 404:
                 raise
             return {}
 
