@@ -23,7 +23,7 @@ from support.trainer_jobs import shared_claim, spread, training
 
 AWAY_SECONDS = 60.0
 """Aim: from a node's end until its pods are replaced; about 20 s until it is noticed, 30 s tolerated."""
-RETURN_SECONDS = 30.0
+RETURN_SECONDS = 60.0
 """Aim: from a node's return until the pods that it kept are gone."""
 
 Measured = Callable[[str], None]
