@@ -24,6 +24,7 @@ from adts_operator import __version__
 COMMANDS = {
     "run": "Train a manifest on this machine.",
     "validate": "Check manifests.",
+    "plan": "Say which layouts of a job fit its GPUs, and which is fastest.",
     "render": "Print the objects that the operator would create.",
     "status": "Show the jobs on a cluster, or one of them.",
     "top": "Show all jobs on a cluster live.",
