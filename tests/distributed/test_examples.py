@@ -20,6 +20,7 @@ SHORT = ["training.steps=4", "optimizer.schedule.warmupSteps=1", "training.logEv
 SHORTER: dict[str, list[str]] = {
     "quickstart": ["data.evaluation.samples=8"],
     "training": ["data.evaluation.samples=8"],
+    "parallel": ["model.hiddenSize=32", "data.sequenceLength=32"],
     "gpt2-124m": [
         "training.device=cpu",
         "training.compile=false",

@@ -13,6 +13,9 @@ from support.ranks import Finished, custom, run_job, spec
 
 pytestmark = pytest.mark.distributed
 
+TENSOR: dict[str, Any] = {"parallelism": {"tensor": 2, "sequenceParallel": True}}
+PIPELINE: dict[str, Any] = {"parallelism": {"pipeline": 2, "microbatches": 2}}
+CUBE: dict[str, Any] = {"parallelism": {"pipeline": 2, "tensor": 2, "microbatches": 4}, "zero": {"stage": 1}}
 HALF, WHOLE = 6, 12
 """Steps before the interruption and in all. The schedule is that of the whole run in both."""
 
@@ -66,8 +69,21 @@ def test_a_rerun_is_bitwise_equal(tmp_path: Path) -> None:
         ((4, {"zero": {"stage": 3}}), (1, {})),
         ((1, {}), (2, {"zero": {"stage": 2}, "parallelism": {"microbatches": 2}})),
         ((3, {"zero": {"stage": 2}, "training": {"globalBatchSize": 12}}), (2, {"training": {"globalBatchSize": 12}})),
+        ((4, TENSOR), (2, PIPELINE)),
+        ((4, {**PIPELINE, "zero": {"stage": 3}}), (4, {**TENSOR, "zero": {"stage": 3}})),
+        ((8, CUBE), (1, {})),
+        ((1, {}), (8, CUBE)),
     ],
-    ids=["ddp 2 to stage 3 on 4", "stage 3 on 4 to 1", "1 to stage 2 on 2", "stage 2 on 3 to ddp 2"],
+    ids=[
+        "ddp 2 to stage 3 on 4",
+        "stage 3 on 4 to 1",
+        "1 to stage 2 on 2",
+        "stage 2 on 3 to ddp 2",
+        "dp2 x tp2 to pp2",
+        "pp2 x dp2 stage 3 to tp2 x dp2 stage 3",
+        "pp2 x dp2 x tp2 stage 1 to 1",
+        "1 to pp2 x dp2 x tp2 stage 1",
+    ],
 )
 def test_another_world_size_and_engine_sees_the_same_samples_and_losses(
     first: tuple[int, dict[str, Any]], second: tuple[int, dict[str, Any]], tmp_path: Path

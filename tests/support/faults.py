@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from adts_trainer import session
-from adts_trainer.batch import IGNORED_TARGET, Batch
 from adts_trainer.context import RankContext
-from adts_trainer.data.dataset import Dataset
+from adts_trainer.selfcheck.uneven import UnevenTargets, uneven_targets
 
-
-class UnevenTargets:
-    """A data set whose sample `id` carries no loss in its first 2 (id mod 7) positions."""
-
-    def __init__(self, inner: Dataset) -> None:
-        self._inner = inner
-        self.facts, self.tokens_per_sample = inner.facts, inner.tokens_per_sample
-
-    def __len__(self) -> int:
-        return len(self._inner)
-
-    def batch(self, ids: np.ndarray, keys: np.ndarray) -> Batch:
-        batch = self._inner.batch(ids, keys)
-        targets = batch.targets.clone()
-        for row, number in enumerate(ids):
-            targets[row, : 2 * (int(number) % 7)] = IGNORED_TARGET
-        return replace(batch, targets=targets)
-
-
-def uneven_targets(context: RankContext) -> None:
-    """Train on samples with different numbers of targets."""
-    original = session.open_dataset
-    session.open_dataset = lambda *args, **kwargs: UnevenTargets(original(*args, **kwargs))
+__all__ = [
+    "UnevenTargets",
+    "clipped_by_the_local_norm",
+    "count_collectives",
+    "disk_full_on_rank_1",
+    "rank_1_ends_in_step_3",
+    "rank_1_never_starts",
+    "read_only_on_rank_0",
+    "slow_steps",
+    "uneven_targets",
+    "without_compiler",
+]
 
 
 def disk_full_on_rank_1(context: RankContext) -> None:
@@ -62,6 +47,38 @@ def _fail_sync(context: RankContext, rank: int, *, after: int, number: int) -> N
         original(descriptor)
 
     os.fsync = fsync
+
+
+def clipped_by_the_local_norm(context: RankContext) -> None:
+    """Each rank clips by the norm of the gradients it has, as `clip_grad_norm_` would: no rank asks the others."""
+    from torch.nn.utils import get_total_norm
+
+    from adts_trainer.parallel.model import ParallelModel
+
+    def norm(self: ParallelModel) -> float:
+        return get_total_norm([gradient for place in self.places if (gradient := place.gradient) is not None]).item()
+
+    ParallelModel.norm = norm  # type: ignore[method-assign]
+
+
+def rank_1_ends_in_step_3(context: RankContext) -> None:
+    """A process that is gone, with an exit code of its own."""
+    original = session.Session.run_step
+
+    def run_step(self: session.Session, stop: bool) -> Any:
+        if context.rank == 1 and self.state.step == 2:
+            os._exit(9)
+        return original(self, stop)
+
+    session.Session.run_step = run_step  # type: ignore[method-assign]
+
+
+def rank_1_never_starts(context: RankContext) -> None:
+    """The others wait for it."""
+    import time
+
+    if context.rank == 1:
+        time.sleep(3600)
 
 
 def slow_steps(context: RankContext) -> None:

@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import multiprocessing
-import os
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from adts_trainer import heartbeat, rank
-from adts_trainer.context import RankContext
 from adts_trainer.heartbeat import Heartbeat
+from adts_trainer.launch.ranks import FORKS as FORKSERVER
+from adts_trainer.selfcheck import runner
+from adts_trainer.selfcheck.cells import BASE, merged
+from adts_trainer.selfcheck.runner import Place, Prepare, free_port, started
 
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["adts_trainer.rank", "torch.utils.tensorboard"])
-
-BASE: dict[str, Any] = {
-    "model": {"type": "gpt", "layers": 3, "hiddenSize": 32, "heads": 4, "vocabularySize": 61},
-    "data": {"type": "synthetic", "sequenceLength": 16},
-    "optimizer": {"learningRate": 3e-3, "clipNorm": 0.5, "schedule": {"warmupSteps": 2}},
-    "training": {"steps": 20, "globalBatchSize": 16, "device": "cpu", "logEverySteps": 1, "tensorboard": False},
-    "precision": {"dtype": "fp64"},
-    "checkpoint": {"asynchronous": True},
-}
-"""A gpt of 42,000 parameters on synthetic tokens, in fp64, clipped at every step."""
+__all__ = ["FORKSERVER", "Finished", "Place", "custom", "free_port", "run_job", "spec", "wait_for_step"]
 
 Watch = Callable[[list[BaseProcess], Callable[[], list[Heartbeat | None]]], None]
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What a job left behind."""
-
-    exit_codes: list[int | None]
-    heartbeats: list[Heartbeat]
-    folder: Path
-    """Its checkpoint path."""
-    output: str
-    """What its ranks printed."""
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl that tell of steps."""
-        lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-        return [line for line in lines if "loss" in line]
+class Finished(runner.Finished):
+    """What a job left behind, for assertions."""
 
     @property
     def evaluations(self) -> dict[int, float]:
         """Held-out loss by step."""
-        lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
-        return {line["step"]: line["evaluation_loss"] for line in lines if "evaluation_loss" in line}
-
-    def series(self, name: str) -> list[Any]:
-        """One metric over the logged steps."""
-        return [line[name] for line in self.metrics]
+        return {line["step"]: line["evaluation_loss"] for line in self.lines if "evaluation_loss" in line}
 
     def expect(self, code: int = 0) -> Finished:
         """This, if every rank ended with `code`."""
@@ -79,51 +43,10 @@ def custom(factory: str, **arguments: Any) -> dict[str, Any]:
 
 
 def spec(**changes: Any) -> dict[str, Any]:
-    """BASE with blocks merged in: `spec(training={"steps": 5}, zero={"stage": 2})`."""
-    merged = copy.deepcopy(BASE)
-    for block, fields in changes.items():
-        is_other_model = block == "model" and fields.get("type", "gpt") != "gpt"
-        merged[block] = fields if is_other_model else {**merged.get(block, {}), **fields}
-    return merged
-
-
-@dataclass(frozen=True)
-class Place:
-    """What the ranks of one round share."""
-
-    run_dir: Path
-    port: int
-    attempt: int = 1
-    round: int = 0
-    uid: str = "job"
-
-    def context(self, number: int, world: int, **changes: Any) -> RankContext:
-        """The context of one rank, all of them on one node."""
-        fields: dict[str, Any] = {
-            "rank": number,
-            "local_rank": number,
-            "world_size": world,
-            "local_world_size": world,
-            "node_rank": 0,
-            "nnodes": 1,
-            "master_addr": "localhost",
-            "master_port": self.port,
-            "job_name": "job",
-            "job_uid": self.uid,
-            "attempt": self.attempt,
-            "round": self.round,
-            "device": "cpu",
-            "threads": 1,
-            "run_dir": self.run_dir,
-        }
-        return RankContext(**{**fields, **changes})
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """The selfcheck's spec with blocks merged in: `spec(training={"steps": 5}, zero={"stage": 2})`."""
+    is_other_model = changes.get("model", {}).get("type", "gpt") != "gpt"
+    base = {block: fields for block, fields in BASE.items() if block != "model" or not is_other_model}
+    return merged(base, changes)
 
 
 def run_job(
@@ -134,7 +57,7 @@ def run_job(
     attempt: int = 1,
     round_: int = 0,
     uid: str = "job",
-    prepare: Callable[[RankContext], None] | None = None,
+    prepare: Prepare | None = None,
     watch: Watch | None = None,
     port: int | None = None,
     start_timeout: float = 30.0,
@@ -145,45 +68,14 @@ def run_job(
     `prepare` runs in each rank before it starts and must be importable there (a function of `support`). `watch` runs
     here meanwhile, with the processes and a reader of their heartbeats.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     run_dir = folder / f"run-{attempt}-{round_}-{time.monotonic_ns()}"
-    run_dir.mkdir()
-    config = run_dir / "training.yaml"
-    full = copy.deepcopy(job_spec)
-    full.setdefault("workers", {})["processesPerWorker"] = world
-    full.setdefault("checkpoint", {}).setdefault("path", str(folder / "checkpoints"))
-    manifest = {"apiVersion": "adts.dev/v1alpha1", "kind": "DistributedTraining", "metadata": {"name": "job"}}
-    config.write_text(yaml.safe_dump({**manifest, "spec": full}))
+    defaults = {"workers": {"processesPerWorker": world}, "checkpoint": {"path": str(folder / "checkpoints")}}
+    full = merged(defaults, job_spec)
     place = Place(run_dir, port or free_port(), attempt, round_, uid)
-    contexts = [place.context(number, world, start_timeout_seconds=start_timeout) for number in range(world)]
-    processes: list[BaseProcess] = [
-        FORKSERVER.Process(target=_start, args=(context, str(config), run_dir / "output.txt", prepare))
-        for context in contexts
-    ]
-
-    def beats() -> list[Heartbeat | None]:
-        return [heartbeat.read(context.heartbeat_path) for context in contexts]
-
-    try:
-        for process in processes:
-            process.start()
+    with started(place, world, full, prepare=prepare, start_timeout_seconds=start_timeout) as running:
         if watch is not None:
-            watch(processes, beats)
-        deadline = time.monotonic() + timeout
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.kill()
-            process.join()
-    final = [beat or Heartbeat() for beat in beats()]
-    return Finished(
-        [process.exitcode for process in processes],
-        final,
-        Path(full["checkpoint"]["path"]),
-        (run_dir / "output.txt").read_text(),
-    )
+            watch(running.processes, running.beats)
+        return Finished(**vars(running.wait(timeout)))
 
 
 def wait_for_step(beats: Callable[[], list[Heartbeat | None]], step: int, timeout: float = 30.0) -> None:
@@ -192,12 +84,3 @@ def wait_for_step(beats: Callable[[], list[Heartbeat | None]], step: int, timeou
     while not all(beat is not None and beat.step >= step for beat in beats()):
         assert time.monotonic() < deadline, beats()
         time.sleep(0.01)
-
-
-def _start(context: RankContext, config: str, output: Path, prepare: Callable[[RankContext], None] | None) -> None:
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    if prepare is not None:
-        prepare(context)
-    rank.run(context, config)

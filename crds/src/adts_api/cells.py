@@ -19,9 +19,10 @@ IMPLEMENTED: frozenset[str] = frozenset(
     f"{block}.{field}".lstrip(".")
     for block, fields in {
         "": "image command",
-        "workers": "replicas gpusPerWorker processesPerWorker template",
-        "parallelism": "microbatches",
-        "zero": "stage engine",
+        "workers": "replicas gpusPerWorker processesPerWorker gpuMemory template",
+        "parallelism": "mode tensor pipeline schedule microbatches sequenceParallel",
+        "zero": "stage engine shardDegree",
+        "zero.offload": "optimizer parameters",
         "precision": "dtype initialLossScale lossScaleInterval",
         "communication": "bucketMegabytes",
         "model": "type shape layers hiddenSize heads keyValueHeads intermediateSize vocabularySize tieEmbeddings"
@@ -45,6 +46,8 @@ NOT_YET_VALUES: dict[str, tuple[str, ...]] = {"optimizer.name": ("onebit-adam",)
 """Values without code, of fields that have some."""
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
+DEEPSPEED_PRECISIONS = ("fp32", "bf16", "fp16")
+"""Its masters are fp32, under an fp64 model too."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,14 @@ CELLS: tuple[Cell, ...] = (
     Cell("ddp", 1, reason="replicates all state and cannot shard it", nearest=("native", 2)),
     Cell("ddp", 2, reason="replicates all state and cannot shard it", nearest=("native", 2)),
     Cell("ddp", 3, reason="replicates all state and cannot shard it", nearest=("native", 3)),
-    Cell("native", 0, reason="is not supported yet", nearest=("ddp", 0)),
-    Cell("native", 1, reason="is not supported yet", nearest=("native", 2)),
+    Cell("native", 0, PRECISIONS),
+    Cell("native", 1, PRECISIONS),
     Cell("native", 2, PRECISIONS),
     Cell("native", 3, PRECISIONS),
     Cell("deepspeed", 0, reason="clips gradients wrongly", nearest=("ddp", 0)),
-    Cell("deepspeed", 1, reason="is not supported yet", nearest=("native", 2)),
-    Cell("deepspeed", 2, reason="is not supported yet", nearest=("native", 2)),
-    Cell("deepspeed", 3, reason="is not supported yet", nearest=("native", 3)),
+    Cell("deepspeed", 1, DEEPSPEED_PRECISIONS),
+    Cell("deepspeed", 2, DEEPSPEED_PRECISIONS),
+    Cell("deepspeed", 3, DEEPSPEED_PRECISIONS),
 )
 """Every engine at every ZeRO stage."""
 
@@ -116,7 +119,7 @@ def usable(choices: tuple[str, ...], path: str) -> list[str]:
 def rule_engine_cell(spec: Spec) -> Iterator[FieldError]:
     """Engine x stage x precision is a cell that runs."""
     zero, engine = spec.zero, resolved_engine(spec)
-    if zero.engine == "auto" and engine == "deepspeed":
+    if zero.engine == "auto" and engine == "deepspeed" and zero.stage == 0:
         return  # offload chose it, and is refused itself
     row = cell(engine, zero.stage)
     if row.nearest:

@@ -10,11 +10,22 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
-from adts_api import rules_command, rules_data, rules_layout, rules_model, rules_run, rules_scheduling, rules_template
+from adts_api import (
+    rules_command,
+    rules_data,
+    rules_layout,
+    rules_model,
+    rules_run,
+    rules_scheduling,
+    rules_template,
+    rules_zero,
+)
 from adts_api.cells import not_yet_error, rule_engine_cell
 from adts_api.effects import EFFECTS, effect_errors
 from adts_api.errors import FieldError, ManifestError
 from adts_api.fields import Field, alias, spec_leaves
+from adts_api.planner import choose
+from adts_api.rules_memory import rule_memory
 from adts_api.structure import read_structure
 from adts_api.training import ApiModel
 from adts_api.v1alpha1 import DistributedTraining, Spec
@@ -27,9 +38,14 @@ TRAINING_RULES: tuple[Rule, ...] = (
     rules_model.rule_steps,
     rules_layout.rule_device,
     rules_layout.rule_tensor,
+    rules_layout.rule_tensor_sizes,
+    rules_layout.rule_sequence_parallel,
     rules_layout.rule_pipeline,
+    rules_layout.rule_stages,
     rule_engine_cell,
     rules_layout.rule_shard_degree,
+    rules_zero.rule_offload,
+    rules_zero.rule_deepspeed,
     rules_layout.rule_bucket,
     rules_layout.rule_global_batch,
     rules_model.rule_heads,
@@ -61,12 +77,19 @@ RULES: tuple[Rule, ...] = (
 
 
 def parse(manifest: dict[str, Any], source: str = "") -> DistributedTraining:
-    """The typed resource of a manifest. Raises ManifestError with every field error; `source` names the file."""
+    """The typed resource of a manifest, with the layout that `parallelism.mode: auto` chose.
+
+    Raises ManifestError with every field error; `source` names the file.
+    """
     job, errors, broken = read_structure(manifest)
+    if not broken:
+        job = job.model_copy(update={"spec": choose(job.spec)})
     if "metadata.name" not in broken and "metadata" not in broken:
         errors += rules_run.name_errors(job)
     if "spec" not in broken:
         errors += spec_errors(job.spec, broken)
+    if not errors:
+        errors += rule_memory(job.spec)
     if errors:
         raise ManifestError(without_repetition(errors), source)
     return job

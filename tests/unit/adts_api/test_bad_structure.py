@@ -75,7 +75,7 @@ ASSIGNMENTS = {
     ),
     "suggestions are values with code": (
         "zero.engine=horovod",
-        "spec.zero.engine: 'horovod' is unknown; use auto, ddp or native",
+        "spec.zero.engine: 'horovod' is unknown; use auto, ddp, native or deepspeed",
     ),
     "misspelled field": (
         "optimizer.learninRate=0.1",

@@ -44,7 +44,7 @@ def parrot() -> torch.nn.Module:
     optimizer = torch.optim.AdamW(built.module.parameters(), lr=0.01)
     for _ in range(150):
         optimizer.zero_grad()
-        (built.loss(forward(built.module, batch), batch) / batch.valid).backward()
+        (built.loss(forward(built.module, batch), batch.targets) / batch.valid).backward()
         optimizer.step()
     return built.module
 

@@ -3,13 +3,18 @@
 import pytest
 import torch
 
-from adts_trainer.models.dropout import keyed_dropout
+from adts_trainer.models.dropout import KeyedDropout
 
 KEYS = torch.arange(64) * 7919 + 3
 
 
+def drop(x: torch.Tensor, keys: torch.Tensor, p: float, site: int) -> torch.Tensor:
+    dropped: torch.Tensor = KeyedDropout(p, site, x.shape[-1])(x, keys)
+    return dropped
+
+
 def mask(keys: torch.Tensor = KEYS, p: float = 0.3, site: int = 0, T: int = 32, H: int = 64) -> torch.Tensor:
-    return keyed_dropout(torch.ones(len(keys), T, H, dtype=torch.float64), keys, p, site)
+    return drop(torch.ones(len(keys), T, H, dtype=torch.float64), keys, p, site)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -56,24 +61,36 @@ def test_neighbours_are_independent(dim: int) -> None:
 
 def test_rows_of_vectors_and_shorter_sequences_agree() -> None:
     assert torch.equal(mask(T=8), mask(T=32)[:, :8])
-    vectors = keyed_dropout(torch.ones(64, 100), KEYS, 0.5, 2)
+    vectors = drop(torch.ones(64, 100), KEYS, 0.5, 2)
     assert (vectors == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_gradient_passes_where_the_value_did() -> None:
     x = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
-    y = keyed_dropout(x, KEYS[:4], 0.5, 0)
+    y = drop(x, KEYS[:4], 0.5, 0)
     y.sum().backward()
     assert torch.equal(x.grad, torch.where(y == 0, 0.0, 2.0).double())
 
 
+def test_a_part_of_positions_and_features_drops_what_the_whole_drops_there() -> None:
+    module = KeyedDropout(0.3, 0, 64)
+    module.first_position, module.first_feature = 8, 16
+    part = module(torch.ones(64, 4, 32, dtype=torch.float64), KEYS)
+    assert torch.equal(part, mask()[:, 8:12, 16:48])
+
+
+def test_evaluation_drops_nothing() -> None:
+    x = torch.ones(2, 3)
+    assert KeyedDropout(0.5, 0, 3).eval()(x, KEYS[:2]) is x
+
+
 def test_probability_zero_is_the_identity() -> None:
     x = torch.randn(2, 3)
-    assert keyed_dropout(x, KEYS[:2], 0.0, 0) is x
+    assert drop(x, KEYS[:2], 0.0, 0) is x
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_the_mask_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
-    y = keyed_dropout(torch.ones(64, 32, 64, dtype=dtype), KEYS, 0.3, 0)
+    y = drop(torch.ones(64, 32, 64, dtype=dtype), KEYS, 0.3, 0)
     assert y.dtype == dtype
     assert torch.equal(y == 0, mask() == 0)

@@ -25,7 +25,7 @@ def test_compiled_layers_equal_eager_ones(shape: str) -> None:
             for layer in model.layers:
                 layer.compile(backend="aot_eager", fullgraph=True)
         model.module.zero_grad()
-        loss = model.loss(forward(model.module, batch), batch)
+        loss = model.loss(forward(model.module, batch), batch.targets)
         loss.backward()
         results.append([loss.detach(), *(p.grad.clone() for p in model.module.parameters())])
     for eager, traced in zip(*results, strict=True):

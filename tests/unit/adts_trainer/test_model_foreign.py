@@ -81,7 +81,7 @@ def test_factory_gets_its_arguments_and_the_seed() -> None:
 @pytest.mark.parametrize("returns", ["tensor", "object"])
 def test_logits_may_come_as_a_tensor_or_inside_an_object(returns: str) -> None:
     model = custom(returns=returns)
-    value = model.loss(forward(model.module, batch()), batch())
+    value = model.loss(forward(model.module, batch()), batch().targets)
     assert value.dtype == torch.float64
     assert value.item() > 0
 
@@ -119,7 +119,7 @@ OUTPUTS = [
 def test_an_output_that_cannot_be_used_is_one_message(returns: str, message: str) -> None:
     model = custom(returns=returns)
     with pytest.raises(UserCodeError, match=message):
-        model.loss(forward(model.module, batch()), batch())
+        model.loss(forward(model.module, batch()), batch().targets)
 
 
 MISFITS = [
@@ -155,7 +155,7 @@ def test_mlp_takes_its_sizes_from_the_data_and_learns(task: Any) -> None:
     data = Batch(inputs, targets, torch.arange(64))
     optimizer, losses = torch.optim.AdamW(model.module.parameters(), lr=0.02), []
     for _ in range(60):
-        loss = model.loss(forward(model.module, data), data) / data.valid
+        loss = model.loss(forward(model.module, data), data.targets) / data.valid
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
@@ -197,7 +197,7 @@ def test_a_local_causal_lm_is_built_fresh_from_the_seed_or_with_its_weights(llam
     assert trained.module.training
     per_layer = 4 * 8 * 8 + 3 * 8 * 16
     assert fresh.flops_per_sample >= 6 * 5 * (2 * per_layer + 11 * 8) + 12 * 2 * 8 * 25
-    assert fresh.loss(logits[0], batch()).item() > 0
+    assert fresh.loss(logits[0], batch().targets).item() > 0
 
 
 def no_config(folder: Path) -> Path:

@@ -112,7 +112,7 @@ def test_a_later_token_never_changes_an_earlier_logit(spec: Model) -> None:
 @every_shape
 def test_gradients_equal_finite_differences(spec: Model) -> None:
     model, batch = built(spec), tokens()
-    loss = model.loss(forward(model.module, batch), batch)
+    loss = model.loss(forward(model.module, batch), batch.targets)
     loss.backward()
     epsilon = 1e-6
     for name, parameter in model.module.named_parameters():
@@ -121,7 +121,7 @@ def test_gradients_equal_finite_differences(spec: Model) -> None:
         for sign in (1, -1):
             with torch.no_grad():
                 parameter.add_(direction, alpha=sign * epsilon)
-                values.append(model.loss(forward(model.module, batch), batch).item())
+                values.append(model.loss(forward(model.module, batch), batch.targets).item())
                 parameter.sub_(direction, alpha=sign * epsilon)
         numeric = (values[0] - values[1]) / (2 * epsilon)
         assert parameter.grad is not None, name
@@ -164,7 +164,7 @@ def test_tied_embedding_gathers_the_gradient_of_both_uses() -> None:
     untied.module.load_state_dict(tied.module.state_dict())
     batch = tokens()
     for model in (tied, untied):
-        model.loss(forward(model.module, batch), batch).backward()
+        model.loss(forward(model.module, batch), batch.targets).backward()
     both = untied.module.token_embedding.weight.grad + untied.module.head.weight.grad
     torch.testing.assert_close(tied.module.token_embedding.weight.grad, both, rtol=0, atol=1e-12)
 
@@ -172,13 +172,13 @@ def test_tied_embedding_gathers_the_gradient_of_both_uses() -> None:
 @every_shape
 def test_recomputed_layers_drop_the_same_activations(spec: Model) -> None:
     model, batch = built(spec, dropout=0.4), tokens()
-    model.loss(forward(model.module, batch), batch).backward()
+    model.loss(forward(model.module, batch), batch.targets).backward()
     plain = {n: p.grad.clone() for n, p in model.module.named_parameters()}
     model.module.zero_grad()
     for layer in model.layers:
         inner = layer.forward
         layer.forward = lambda *a, inner=inner: checkpoint(inner, *a, use_reentrant=False, preserve_rng_state=False)
-    model.loss(forward(model.module, batch), batch).backward()
+    model.loss(forward(model.module, batch), batch.targets).backward()
     for name, parameter in model.module.named_parameters():
         assert torch.equal(parameter.grad, plain[name]), name
 

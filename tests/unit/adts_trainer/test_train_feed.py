@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adts_api.topology import Topology
 from adts_api.v1alpha1 import Spec
 from adts_trainer.data.synthetic import SyntheticTokens
 from adts_trainer.distributed_setup import Processes
@@ -20,7 +21,7 @@ def feed(rank: int, ranks: int, micro_batches: int = 1) -> Feed:
     spec = Spec.model_validate(
         {"training": {"globalBatchSize": GLOBAL}, "parallelism": {"microbatches": micro_batches}}
     )
-    processes = Processes(rank, ranks, torch.device("cpu"), None, rank, ranks)  # type: ignore[arg-type]
+    processes = Processes(rank, ranks, torch.device("cpu"), None, Topology(1, ranks, 1, 1))  # type: ignore[arg-type]
     return Feed(SyntheticTokens(0, "", 8, 61), spec, processes, torch.float32)
 
 

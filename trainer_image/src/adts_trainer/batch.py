@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -62,6 +62,12 @@ class Batch:
             return tensor.to(device=device, dtype=dtype, non_blocking=True)
 
         return Batch(move(self.inputs), move(self.targets), move(self.keys))
+
+    def only(self, count: int) -> Batch:
+        """The batch with no loss on the samples after the first `count`. Targets must be token ids or classes."""
+        targets = self.targets.clone()
+        targets[count:] = IGNORED_TARGET
+        return replace(self, targets=targets)
 
     def split(self, parts: int) -> list[Batch]:
         """Equal micro-batches in order. Raises ValueError where B is not a multiple of `parts`."""

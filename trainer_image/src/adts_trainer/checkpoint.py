@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from adts_api.errors import AdtsError
@@ -25,11 +24,13 @@ from adts_trainer import __version__
 from adts_trainer import checkpoint_files as files
 from adts_trainer.batch import DataFacts
 from adts_trainer.checkpoint_manifest import FORMAT
-from adts_trainer.checkpoint_state import load_tensors, training_tensors
+from adts_trainer.checkpoint_region import SavePlanner
+from adts_trainer.checkpoint_state import load_regions, training_regions
 from adts_trainer.data.files import storage_error
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.errors import CheckpointError
 from adts_trainer.model_card import FILE_NAME, write_model_card
+from adts_trainer.parallel.model import ParallelModel
 from adts_trainer.precision import LossScaler
 from adts_trainer.state import TrainState
 
@@ -52,13 +53,13 @@ class Checkpointer:
         spec: Spec,
         claim: files.Claim,
         processes: Processes,
-        module: nn.Module,
+        model: ParallelModel,
         optimizer: torch.optim.Optimizer,
         scaler: LossScaler,
         facts: DataFacts,
     ) -> None:
         self._spec, self._claim, self._processes, self._facts = spec, claim, processes, facts
-        self._module, self._optimizer, self._scaler = module, optimizer, scaler
+        self._model, self._optimizer, self._scaler = model, optimizer, scaler
         self._root = Path(spec.checkpoint.path).absolute()
         self._group = dist.new_group(backend="gloo")  # its collectives run beside the training's
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -87,7 +88,7 @@ class Checkpointer:
         Raises CheckpointError on all ranks where a file is damaged, or the model or the optimizer is another one.
         """
         manifest = self._processes.together(functools.partial(self._verified, directory))[0]
-        load_tensors(directory, self._module, self._optimizer)
+        load_regions(directory, self._model, self._optimizer)
         self._scaler.restore(manifest["scaler"])
         state.restore(manifest)
         self.last_step = state.step
@@ -108,16 +109,15 @@ class Checkpointer:
             return
         self.wait()
         name = files.directory_name(state.step, self._claim.attempt)
-        tensors = training_tensors(self._module, self._optimizer)
+        regions = training_regions(self._model, self._optimizer)
         options = {
             "storage_writer": dcp.FileSystemWriter(files.writing_path(self._root, name)),
             "process_group": self._group,
+            "planner": SavePlanner(),
         }
-        write: Callable[[], object] = functools.partial(dcp.save, tensors, **options)
         if self._spec.checkpoint.asynchronous:
-            staged = dcp.async_save(tensors, **options)
-            assert isinstance(staged, Future)
-            write = staged.result
+            regions = {name: region.copy() for name, region in regions.items()}
+        write = functools.partial(dcp.save, regions, **options)
         self._pending = self._worker.submit(self._finish, name, self._manifest(state), write)
         self.last_step = state.step
         if not self._spec.checkpoint.asynchronous:

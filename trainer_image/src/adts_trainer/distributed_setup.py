@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -40,6 +40,15 @@ class PendingSum:
         return self._values.tolist()
 
 
+class Coordinates(NamedTuple):
+    """Place of one rank in the mesh."""
+
+    pp: int
+    dp_replicate: int
+    dp_shard: int
+    tp: int
+
+
 @dataclass(frozen=True)
 class Processes:
     """The processes of the job as one of them sees them."""
@@ -48,13 +57,35 @@ class Processes:
     world_size: int
     device: torch.device
     mesh: DeviceMesh
-    """The data ranks, one dimension `dp_shard`."""
-    data_rank: int
-    data_ranks: int
+    """All ranks, with the dimensions of `Topology`: pp, dp_replicate, dp_shard, tp."""
+    layout: Topology
 
     @property
     def is_lead(self) -> bool:
         return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Index among the ranks that see different samples."""
+        return self.layout.data_rank(self.rank)
+
+    @property
+    def data_ranks(self) -> int:
+        return self.layout.dp
+
+    @property
+    def counts_samples(self) -> bool:
+        """Whether this rank is the one that counts its samples, of those that read the same."""
+        return self.coordinates.pp == 0 and self.coordinates.tp == 0
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """This rank's place on each axis of the mesh."""
+        return Coordinates(*self.layout.coordinates(self.rank))
+
+    def group(self, axis: str) -> dist.ProcessGroup:
+        """The ranks that differ from this one on one axis only."""
+        return self.mesh.get_group(axis)
 
     def sum_later(self, *values: float) -> PendingSum:
         """Start summing a few numbers over all ranks, on the CPU, beside whatever the device does."""
@@ -89,8 +120,9 @@ def open_processes(context: RankContext, layout: Topology) -> Iterator[Processes
     """
     device = _device(context)
     _join(context, device)
-    mesh = init_device_mesh(device.type, (layout.dp,), mesh_dim_names=("dp_shard",))
-    processes = Processes(context.rank, context.world_size, device, mesh, layout.data_rank(context.rank), layout.dp)
+    degrees = (layout.pp, layout.dp_replicate, layout.dp_shard, layout.tp)
+    mesh = init_device_mesh(device.type, degrees, mesh_dim_names=Coordinates._fields)
+    processes = Processes(context.rank, context.world_size, device, mesh, layout)
     yield processes
     processes.barrier()
     if device.type == "cpu":

@@ -11,8 +11,7 @@ import torch
 from adts_trainer.batch import Batch
 from adts_trainer.data.dataset import Dataset
 from adts_trainer.distributed_setup import Processes
-from adts_trainer.model import forward
-from adts_trainer.parallel.data import ParallelModel
+from adts_trainer.parallel.model import ParallelModel
 from adts_trainer.precision import Formats
 
 
@@ -33,26 +32,15 @@ class Evaluator:
         self._samples = min(samples or len(dataset), len(dataset))
         self._processes, self._formats = processes, formats
 
-    @torch.no_grad()
     def loss(self) -> float:
-        """The held-out loss; every rank calls it and gets the same. The model is left in training mode."""
-        module = self._model.bare.eval()
+        """The held-out loss; every rank calls it and gets the same."""
         total = torch.zeros((), dtype=self._formats.master, device=self._processes.device)
         valid = 0
         for batch, count in self._batches():
-            on_device = batch.to(self._processes.device, self._formats.master)
-            if self._model.is_sharded:
-                output = forward(module, on_device)
-            else:
-                with self._formats.autocast(self._processes.device):
-                    output = forward(module, on_device)
-            if count:
-                own = first(on_device, count)
-                total += self._model.built.loss(output[:count], own)
-                valid += first(batch, count).valid
-        module.train()
-        self._model.reshard()
-        loss_sum, valid_sum = self._processes.sum_later(total.item(), valid).wait()
+            total += self._model.evaluate(batch.to(self._processes.device, self._formats.master), count)
+            valid += first(batch, count).valid if count else 0
+        sums = self._processes.sum_later(total.item(), valid * self._processes.counts_samples)
+        loss_sum, valid_sum = sums.wait()
         return loss_sum / max(1.0, valid_sum)
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,13 +18,19 @@ from adts_trainer.sampler import dropout_keys, sample_ids
 class Share:
     """This rank's part of one optimizer step."""
 
+    batch: Batch
+    """All of it, on the device."""
     micro_batches: list[Batch]
-    """Equal parts, on the device."""
+    """Its equal parts."""
     valid: int
     """Targets that carry loss in all of them."""
     digest: int
     """Sum over the samples of a 32-bit hash of (position, sample id): added over the ranks it does not depend on how
     many there are, and so proves which samples a step has seen."""
+
+    def first(self) -> Share:
+        """The first micro-batch alone."""
+        return replace(self, batch=self.micro_batches[0], micro_batches=self.micro_batches[:1])
 
 
 class Feed:
@@ -56,7 +62,7 @@ class Feed:
         ids = sample_ids(self._seed, len(self._dataset), self._shuffle, start, self._samples)
         batch = self._dataset.batch(ids, dropout_keys(self._seed, step, ids))
         on_device = batch.to(self._device, self._dtype)
-        return Share(on_device.split(self._parts), batch.valid, digest(ids, start))
+        return Share(on_device, on_device.split(self._parts), batch.valid, digest(ids, start))
 
 
 def digest(ids: np.ndarray, start: int) -> int:

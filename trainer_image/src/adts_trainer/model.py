@@ -17,10 +17,10 @@ from adts_trainer.errors import UserCodeError
 from adts_trainer.models.custom import build_custom
 from adts_trainer.models.gpt import GPT
 from adts_trainer.models.huggingface import build_huggingface
-from adts_trainer.models.loss import cross_entropy_sum, squared_error_sum
+from adts_trainer.models.loss import VocabularyPart, cross_entropy_sum, squared_error_sum
 from adts_trainer.models.mlp import MLP
 
-Loss = Callable[[Tensor, Batch], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 _WRAPPERS = frozenset({"module", "_orig_mod", "_checkpoint_wrapped_module"})
 
 
@@ -32,11 +32,17 @@ class BuiltModel:
     layers: list[nn.Module]
     """Repeated blocks in order: units of activation checkpointing, compilation and sharding."""
     loss: Loss
-    """Scalar: sum of losses over the valid targets of a batch, fp32 (fp64 for an fp64 output)."""
+    """(output, targets) -> scalar: sum of losses over the valid targets, fp32 (fp64 for an fp64 output)."""
     flops_per_sample: float
     """Forward and backward of one sample; 0 if unknown."""
     on_meta: bool
     """Parameters have no storage yet: `module.to_empty`, then `initial_parameter` for each."""
+    names: frozenset[str]
+    """Of every parameter and persistent buffer, a tied one once."""
+    size: int
+    """Entries of all parameters."""
+    vocabulary_size: int = 0
+    """gpt only. Token ids; more than the data's where the spec says so."""
 
 
 def build_model(spec: Model, data: Data, facts: DataFacts, *, seed: int, dtype: torch.dtype) -> BuiltModel:
@@ -44,25 +50,28 @@ def build_model(spec: Model, data: Data, facts: DataFacts, *, seed: int, dtype: 
 
     Raises ConfigError where model and data do not fit, UserCodeError where the user's factory fails.
     """
-    loss = _token_loss if facts.task == "tokens" else _class_loss if facts.task == "classification" else _value_loss
+    loss: Loss = (
+        token_loss if facts.task == "tokens" else _class_loss if facts.task == "classification" else _value_loss
+    )
     match spec.type:
         case "gpt":
+            vocabulary = _vocabulary(spec, facts)
             with torch.device("meta"):
-                module: nn.Module = GPT(spec, _vocabulary(spec, facts), data.sequence_length).to(dtype)
-            return BuiltModel(module, list(module.layers), loss, _gpt_flops(module, spec, data.sequence_length), True)
+                module: nn.Module = GPT(spec, vocabulary, data.sequence_length).to(dtype)
+            flops = _gpt_flops(module, spec, data.sequence_length)
+            return BuiltModel(module, list(module.layers), loss, flops, True, *_names_and_size(module), vocabulary)
         case "mlp":
             with torch.device("meta"):
                 module = MLP(spec, *_mlp_sizes(spec, facts)).to(dtype)
-            return BuiltModel(module, list(module.layers), loss, 6.0 * _size(module), True)
+            return BuiltModel(module, list(module.layers), loss, 6.0 * _size(module), True, *_names_and_size(module))
         case "custom":
             module = build_custom(spec, seed).to(dtype)
-            return BuiltModel(module, _largest_list(module), loss, 0.0, False)
+            return BuiltModel(module, _largest_list(module), loss, 0.0, False, *_names_and_size(module))
         case "huggingface":
             module = build_huggingface(spec, seed, dtype)
             _require_tokens(spec, facts)
-            return BuiltModel(
-                module, _largest_list(module), loss, _huggingface_flops(module, data.sequence_length), False
-            )
+            flops = _huggingface_flops(module, data.sequence_length)
+            return BuiltModel(module, _largest_list(module), loss, flops, False, *_names_and_size(module))
         case _:
             raise ConfigError("spec.model.type: is empty; use mlp, gpt, custom or huggingface")
 
@@ -99,16 +108,17 @@ def forward(module: nn.Module, batch: Batch) -> Tensor:
     return output
 
 
-def _token_loss(output: Tensor, batch: Batch) -> Tensor:
-    return cross_entropy_sum(_checked(output, [*batch.targets.shape, None]), batch.targets)
+def token_loss(output: Tensor, targets: Tensor, part: VocabularyPart | None = None) -> Tensor:
+    """Cross-entropy of logits [B, T, V], or of this rank's part of them, for targets [B, T]."""
+    return cross_entropy_sum(_checked(output, [*targets.shape, None]), targets, part)
 
 
-def _class_loss(output: Tensor, batch: Batch) -> Tensor:
-    return cross_entropy_sum(_checked(output, [len(batch), None]), batch.targets)
+def _class_loss(output: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy_sum(_checked(output, [len(targets), None]), targets)
 
 
-def _value_loss(output: Tensor, batch: Batch) -> Tensor:
-    return squared_error_sum(_checked(output, list(batch.targets.shape)), batch.targets)
+def _value_loss(output: Tensor, targets: Tensor) -> Tensor:
+    return squared_error_sum(_checked(output, list(targets.shape)), targets)
 
 
 def _checked(output: Tensor, expected: list[int | None]) -> Tensor:
@@ -161,6 +171,13 @@ def _mlp_sizes(spec: Model, facts: DataFacts) -> tuple[int, int]:
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _names_and_size(module: nn.Module) -> tuple[frozenset[str], int]:
+    """Of parameters and persistent buffers the names, of parameters the entries; a tied one once."""
+    tied = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    names = {name for name, _ in module.named_parameters()} | (module.state_dict().keys() - tied)
+    return frozenset(names), _size(module)
 
 
 def _gpt_flops(module: nn.Module, spec: Model, T: int) -> float:

@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules, and the global gradient norm."""
+"""Optimizers, learning-rate schedules, and clipping."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import math
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW
 
 from adts_api import training
 from adts_trainer.errors import UserCodeError
 
 
-def build_optimizer(module: nn.Module, spec: training.Optimizer) -> torch.optim.Optimizer:
-    """AdamW (1711.05101) or SGD over the trainable parameters. Matrices decay; norms, biases and vectors do not.
+def build_optimizer(parameters: Iterable[nn.Parameter], spec: training.Optimizer) -> torch.optim.Optimizer:
+    """AdamW (1711.05101) or SGD over the trainable ones. Matrices decay; norms, biases and vectors do not.
 
     Raises UserCodeError where nothing is trainable.
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if not trainable:
         raise UserCodeError("spec.model: has no trainable parameter; set requires_grad = True on those to train")
     groups = [
@@ -55,23 +53,10 @@ def learning_rate(spec: training.Optimizer, steps: int, step: int) -> float:
     return spec.learning_rate * (schedule.min_ratio + (1 - schedule.min_ratio) * remaining)
 
 
-def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients this rank holds: whole, or its shard of each."""
-    gradients = (parameter.grad for parameter in parameters)
-    return [_local(gradient) for gradient in gradients if gradient is not None]
-
-
-def global_norm(gradients: list[Tensor], *, sharded: bool) -> float:
-    """Euclidean norm of the whole gradient. `sharded`: every rank holds a part of it, and all ranks call this.
-
-    Squares are added in fp64, so that a large but finite norm stays finite.
-    """
-    norm = torch.nn.utils.get_total_norm(gradients).double()
-    if sharded:
-        norm = norm.square()
-        dist.all_reduce(norm)
-        norm = norm.sqrt()
-    return norm.item()
+def euclidean_norm(gradients: Iterable[Tensor | None]) -> Tensor:
+    """Norm of all gradients as one vector, 0-dim in fp64; parameters without one have None."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    return torch.nn.utils.get_total_norm(present).double()
 
 
 def scale_gradients(gradients: Iterable[Tensor], factor: float) -> None:
@@ -83,7 +68,3 @@ def scale_gradients(gradients: Iterable[Tensor], factor: float) -> None:
 def clip_factor(norm: float, clip_norm: float) -> float:
     """What brings a gradient of this norm to at most `clip_norm`; 0 never clips."""
     return clip_norm / norm if clip_norm and norm > clip_norm else 1.0
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

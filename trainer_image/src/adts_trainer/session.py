@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from adts_trainer.model import build_model
 from adts_trainer.model_card import FILE_NAME, read_model_card
 from adts_trainer.optimizer import build_optimizer
 from adts_trainer.parallel.apply import parallelise
-from adts_trainer.precision import LossScaler, formats
+from adts_trainer.precision import formats
 from adts_trainer.state import TrainState
 from adts_trainer.step import Flags, Step, StepResult
 from adts_trainer.weights import load_weights, save_safetensors
@@ -155,28 +156,31 @@ def open_session(
     if spec.training.deterministic:
         _make_deterministic()
     dataset = _open_data(spec, context, processes, None)
-    built = build_model(spec.model, spec.data, dataset.facts, seed=spec.training.seed, dtype=numbers.master)
-    model = parallelise(built, spec, processes, numbers)
-    optimizer = build_optimizer(model.bare, spec.optimizer)
-    scaler = LossScaler(spec.precision)
-    step = Step(spec, model, optimizer, scaler, Feed(dataset, spec, processes, numbers.master), numbers, processes)
+    build = functools.partial(
+        build_model, spec.model, spec.data, dataset.facts, seed=spec.training.seed, dtype=numbers.master
+    )
+    model = parallelise(build, spec, processes, numbers)
+    optimizer = build_optimizer((parameter for _, parameter in model.parameters), spec.optimizer)
+    scaler = model.attach(optimizer, spec.precision)
+    step = Step(spec, model, scaler, Feed(dataset, spec, processes, numbers.master), processes)
     claim = Claim(context.job_uid, context.attempt)
-    checkpointer = Checkpointer(spec, claim, processes, model.bare, optimizer, scaler, dataset.facts)
+    checkpointer = Checkpointer(spec, claim, processes, model, optimizer, scaler, dataset.facts)
     evaluator = None
     if spec.data.evaluation.path:
         held_out = _open_held_out(spec, context, processes, dataset.facts.vocabulary_size)
-        size = spec.training.global_batch_size // processes.data_ranks // spec.parallelism.microbatches
+        share = spec.training.global_batch_size // processes.data_ranks
+        size = share if model.is_pipelined else share // spec.parallelism.microbatches
         evaluator = Evaluator(held_out, spec.data.evaluation.samples, size, model, processes, numbers)
     metrics = Metrics(
         spec,
         context,
         heartbeat,
         tokens_per_sample=dataset.tokens_per_sample,
-        flops_per_sample=built.flops_per_sample,
+        flops_per_sample=model.built.flops_per_sample,
         peak=peak_flops(processes.device, spec.precision.dtype),
         wire_bytes=wire_bytes_per_step(model, processes, numbers, spec.parallelism.microbatches),
     )
-    parameters = sum(parameter.numel() for parameter in model.bare.parameters())
+    parameters = model.built.size
     metrics.say(
         f"{parameters / 1e6:.2f}M parameters, {len(dataset):,} samples, {layout(spec)} ({model.engine}, "
         f"{spec.precision.dtype}) on {processes.device.type}"

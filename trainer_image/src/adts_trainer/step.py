@@ -6,18 +6,15 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from adts_api.v1alpha1 import Spec
-from adts_trainer.batch import Batch
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.divergence import Evidence, Policy, Verdict, judge, problem
-from adts_trainer.errors import UserCodeError, blame_user_code
-from adts_trainer.feed import Feed, Share
-from adts_trainer.model import forward
-from adts_trainer.optimizer import clip_factor, global_norm, learning_rate, local_gradients, scale_gradients
-from adts_trainer.parallel.data import ParallelModel
-from adts_trainer.precision import Formats, LossScaler
+from adts_trainer.errors import UserCodeError
+from adts_trainer.feed import Feed
+from adts_trainer.optimizer import clip_factor, learning_rate
+from adts_trainer.parallel.model import ParallelModel
+from adts_trainer.precision import LossScaler
 from adts_trainer.state import TrainState
 
 
@@ -57,16 +54,13 @@ class Step:
         self,
         spec: Spec,
         model: ParallelModel,
-        optimizer: torch.optim.Optimizer,
         scaler: LossScaler,
         feed: Feed,
-        formats: Formats,
         processes: Processes,
     ) -> None:
-        self._spec, self._model, self._optimizer, self._scaler = spec, model, optimizer, scaler
-        self._feed, self._formats, self._processes = feed, formats, processes
+        self._spec, self._model, self._scaler = spec, model, scaler
+        self._feed, self._processes = feed, processes
         self._policy = Policy(spec.training.on_divergence, spec.training.loss_spike_factor)
-        self._parameters = list(model.bare.parameters())
         self._is_checked = False
 
     def run(self, state: TrainState, *, flags: Flags, want_loss: bool, checkpoint_step: int | None) -> StepResult:
@@ -75,16 +69,17 @@ class Step:
         if state.step in state.skipped:  # on the way back from a rollback
             return self._leave_out(state)
         share = self._feed.take(state.step, state.consumed)
-        totals = self._processes.sum_later(share.valid, share.digest, flags.stop, flags.save_failed)
+        counts = self._processes.counts_samples
+        totals = self._processes.sum_later(share.valid * counts, share.digest * counts, flags.stop, flags.save_failed)
         self._seed(state.step)
-        local_loss = self._accumulate(share)
+        local_loss = self._model.accumulate(share, self._scaler.scale / self._feed.targets_per_step)
         if state.step + 1 < self._spec.training.steps:
             self._feed.prepare(state.step + 1, state.consumed + self._spec.training.global_batch_size)
 
         valid, digest, stop, save_failed = totals.wait()
         unit = self._feed.targets_per_step / max(1.0, valid) / self._scaler.scale
-        gradients = self._gradients()
-        norm = global_norm(gradients, sharded=self._model.is_sharded) * unit
+        self._finish_gradients()
+        norm = self._model.norm() * unit
         loss = None
         if want_loss or self._policy.spike_factor:
             loss = self._processes.sum_later(local_loss.item()).wait()[0] / max(1.0, valid)
@@ -94,8 +89,9 @@ class Step:
         verdict = judge(self._policy, evidence)
         rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
         if verdict is Verdict.APPLY:
-            scale_gradients(gradients, clip_factor(norm, self._spec.optimizer.clip_norm) * unit)
-            self._update(rate)
+            self._model.update(rate, clip_factor(norm, self._spec.optimizer.clip_norm) * unit)
+        else:
+            self._model.drop()
         self._conclude(verdict, state, loss)
         flags = Flags(stop > 0, save_failed > 0)
         return StepResult(verdict, problem(self._policy, evidence), norm, rate, loss, int(digest), flags)
@@ -105,52 +101,28 @@ class Step:
         of a sum over three and more ranks depends on the layout: only so a resumed run adds like an uninterrupted one.
         """
         if self._model.replica is not None and self._processes.data_ranks > 2:
-            batch = self._feed.take(0, 0).micro_batches[0]
-            self._model.built.loss(self._forward(batch), batch).backward()
-            self._optimizer.zero_grad(set_to_none=True)
+            self._model.accumulate(self._feed.take(0, 0).first(), 1.0)
+            self._model.drop()
 
-    def _accumulate(self, share: Share) -> Tensor:
-        """Gradients of the sum of losses over all targets of the whole step, times the loss scale; this rank's sum of
-        losses, 0-dim on the device.
+    def _finish_gradients(self) -> None:
+        """Of the sum of losses over all targets of the whole step, times the loss scale.
 
-        Divided here is by all targets, a constant; how many of them carry loss is known to all only later, and brought
-        in with the clipping. So no rank waits for another between forward and backward.
+        What `accumulate` divides by is all targets, a constant; how many of them carry loss is known to all only later,
+        and brought in with the clipping. So no rank waits for another between forward and backward.
         """
-        loss_sum = torch.zeros((), dtype=self._formats.master, device=self._processes.device)
-        factor = self._scaler.scale * self._model.gradient_divisor / self._feed.targets_per_step
-        for index, batch in enumerate(share.micro_batches):
-            with self._model.micro_batch(last=index + 1 == len(share.micro_batches)), blame_user_code(self._spec.model):
-                loss = self._model.built.loss(self._forward(batch), batch)
-                (loss * factor).backward()
-                loss_sum += loss.detach()
-        return loss_sum
-
-    def _forward(self, batch: Batch) -> Tensor:
-        if self._model.is_sharded:
-            return forward(self._model.trained, batch)
-        with self._formats.autocast(self._processes.device):
-            return forward(self._model.trained, batch)
-
-    def _gradients(self) -> list[Tensor]:
+        self._model.finish()
         if not self._is_checked:
             self._require_gradients()
             self._is_checked = True
-        return local_gradients(self._parameters)
 
     def _require_gradients(self) -> None:
         """Under ddp a parameter without gradient would never be reduced, under AdamW never decayed."""
-        named = self._model.bare.named_parameters()
-        idle = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+        idle = self._model.idle()
         if idle:
             raise UserCodeError(
                 f"spec.model: {len(idle)} parameters took no part in the loss ({', '.join(idle[:5])}); use them in "
                 "forward, or set requires_grad = False"
             )
-
-    def _update(self, rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
 
     def _conclude(self, verdict: Verdict, state: TrainState, loss: float | None) -> None:
         """What the verdict means for scaler and state."""
@@ -162,7 +134,6 @@ class Step:
             self._scaler.overflowed()
         else:
             state.skipped.add(state.step)
-        self._optimizer.zero_grad(set_to_none=True)
         if verdict not in (Verdict.ROLLBACK, Verdict.STOP):
             self._advance(state)
 

@@ -9,31 +9,42 @@ and to the feed-forward output; not to the attention probabilities, which fused 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _MASK = 0xFFFFFFFF
 _FEATURES, _POSITIONS, _SITES = 0x2545F491, 0x1B873593, 0x27D4EB2F
 
 
-def keyed_dropout(x: Tensor, keys: Tensor, probability: float, site: int) -> Tensor:
-    """Zero each entry of x [B, T, H] or [B, H] with `probability`, scale the rest by 1 / (1 - probability).
+class KeyedDropout(nn.Module):
+    """Dropout at one place of the model."""
 
-    keys: int64 [B]. `site` numbers the places in the model where dropout happens.
-    """
-    if probability == 0.0:
-        return x
-    keep = _hash(x, keys, site) >= int(probability * 2**32)
-    return torch.where(keep, x * (1.0 / (1.0 - probability)), torch.zeros((), dtype=x.dtype, device=x.device))
+    def __init__(self, probability: float, site: int, features: int) -> None:
+        """`site` numbers the places in the model where dropout happens. `features`: size of the last dimension."""
+        super().__init__()
+        self._probability, self._site = probability, site
+        self.features = features
+        self.first_feature = self.first_position = 0
+        """Of the part that this rank sees, where tensor parallelism cuts activations."""
 
+    def forward(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Zero each entry of x [B, T, H] or [B, H] with the probability, scale the rest by 1 / (1 - probability).
 
-def _hash(x: Tensor, keys: Tensor, site: int) -> Tensor:
-    """int64 of x's shape, uniform in [0, 2**32)."""
-    rows = _mix((keys & _MASK) ^ _mix(((keys >> 32) & _MASK) ^ (site * _SITES & _MASK)))
-    if x.ndim == 3:
-        positions = _mix(torch.arange(x.shape[1], device=x.device) ^ _POSITIONS)
-        rows = _mix(rows[:, None] ^ positions)
-    features = _mix(torch.arange(x.shape[-1], device=x.device) ^ _FEATURES)
-    return _mix(rows[..., None] ^ features)
+        keys: int64 [B].
+        """
+        if self._probability == 0.0 or not self.training:
+            return x
+        keep = self._hash(x, keys) >= int(self._probability * 2**32)
+        scale = 1.0 / (1.0 - self._probability)
+        return torch.where(keep, x * scale, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def _hash(self, x: Tensor, keys: Tensor) -> Tensor:
+        """int64 of x's shape, uniform in [0, 2**32)."""
+        rows = _mix((keys & _MASK) ^ _mix(((keys >> 32) & _MASK) ^ (self._site * _SITES & _MASK)))
+        if x.ndim == 3:
+            positions = torch.arange(self.first_position, self.first_position + x.shape[1], device=x.device)
+            rows = _mix(rows[:, None] ^ _mix(positions ^ _POSITIONS))
+        features = torch.arange(self.first_feature, self.first_feature + x.shape[-1], device=x.device)
+        return _mix(rows[..., None] ^ _mix(features ^ _FEATURES))
 
 
 def _mix(x: Tensor) -> Tensor:

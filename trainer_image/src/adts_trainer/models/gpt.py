@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adts_api.training import Model
-from adts_trainer.models.dropout import keyed_dropout
+from adts_trainer.models.dropout import KeyedDropout
 
 _STD = 0.02
 
@@ -106,49 +106,97 @@ class Block(nn.Module):
 
     def __init__(self, spec: Model, layer: int) -> None:
         super().__init__()
-        self._dropout, self._site = spec.dropout, 2 * layer + 1
+        self.attention_dropout = KeyedDropout(spec.dropout, 2 * layer + 1, spec.hidden_size)
+        self.feed_forward_dropout = KeyedDropout(spec.dropout, 2 * layer + 2, spec.hidden_size)
         self.attention_norm, self.attention = _norm(spec), Attention(spec)
         self.feed_forward_norm, self.feed_forward = _norm(spec), FeedForward(spec)
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:
         """x [B, T, H], dropout keys int64 [B] -> [B, T, H]."""
-        p = self._dropout if self.training else 0.0
-        x = x + keyed_dropout(self.attention(self.attention_norm(x)), keys, p, self._site)
-        return x + keyed_dropout(self.feed_forward(self.feed_forward_norm(x)), keys, p, self._site + 1)
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x)), keys)
+        return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), keys)
+
+
+class Elsewhere(nn.Module):
+    """In the place of a layer that another pipeline stage has."""
+
+    def forward(self, x: Tensor, keys: Tensor) -> Tensor:
+        """x."""
+        return x
 
 
 class GPT(nn.Module):
-    """Token ids to logits."""
+    """Token ids to logits, or one pipeline stage of it: activations in, activations out."""
 
     takes_dropout_keys = True
 
     def __init__(self, spec: Model, vocabulary_size: int, sequence_length: int) -> None:
         """`sequence_length` is the number of learned positions (gpt2)."""
         super().__init__()
-        self._dropout, self._tied = spec.dropout, spec.tie_embeddings
+        self._tied = spec.tie_embeddings
         self._residual_std = _STD / math.sqrt(2 * spec.layers)
-        self.token_embedding = nn.Embedding(vocabulary_size, spec.hidden_size)
+        self.token_embedding: nn.Module | None = nn.Embedding(vocabulary_size, spec.hidden_size)
         learned = spec.shape == "gpt2"
-        self.position_embedding = nn.Embedding(sequence_length, spec.hidden_size) if learned else None
+        self.position_embedding: nn.Module | None = nn.Embedding(sequence_length, spec.hidden_size) if learned else None
+        self.dropout = KeyedDropout(spec.dropout, 0, spec.hidden_size)
         self.layers = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))
-        self.final_norm = _norm(spec)
-        self.head = nn.Linear(spec.hidden_size, vocabulary_size, bias=False)
+        self.final_norm: nn.Module | None = _norm(spec)
+        self.head: nn.Module | None = nn.Linear(spec.hidden_size, vocabulary_size, bias=False)
         self.tie()
 
     def forward(self, inputs: Tensor, keys: Tensor) -> Tensor:
-        """Ids int64 [B, T], dropout keys int64 [B] -> logits [B, T, V]."""
-        x = self.token_embedding(inputs)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(torch.arange(inputs.shape[1], device=inputs.device))
-        x = keyed_dropout(x, keys, self._dropout if self.training else 0.0, 0)
+        """Ids int64 [B, T], dropout keys int64 [B] -> logits [B, T, V]. A later stage takes activations [B, T, H], an
+        earlier one gives them."""
+        x = inputs if self.token_embedding is None else self._embed(inputs, keys)
         for layer in self.layers:
             x = layer(x, keys)
-        return self.head(self.final_norm(x))
+        return x if self.head is None or self.final_norm is None else self.head(self.final_norm(x))
+
+    def _embed(self, ids: Tensor, keys: Tensor) -> Tensor:
+        assert self.token_embedding is not None
+        x = self.token_embedding(ids)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(torch.arange(ids.shape[1], device=ids.device))
+        return self.dropout(x, keys)
 
     def tie(self) -> None:
-        """Make the output matrix the token embedding itself, if the spec says so."""
-        if self._tied:
+        """Make the output matrix the token embedding itself, if the spec says so and both are here."""
+        if self._tied and self.head is not None and self.token_embedding is not None:
             self.head.weight = self.token_embedding.weight
+
+    def keep(self, first: int, last: int) -> None:
+        """Become the pipeline stage of layers first to last - 1: the first has the embeddings, the last the head."""
+        for number in range(len(self.layers)):
+            if not first <= number < last:
+                self.layers[number] = Elsewhere()
+        if first > 0:
+            self.token_embedding = self.position_embedding = None
+        if last < len(self.layers):
+            self.final_norm = self.head = None
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Own name -> name in the whole model, of the output matrix that is a second copy of the embedding."""
+        is_copy = self._tied and self.head is not None and self.token_embedding is None
+        return {"head.weight": "token_embedding.weight"} if is_copy else {}
+
+    def tensor_plan(self) -> dict[str, str]:
+        """How its matrices are cut over tensor-parallel ranks (parallel/tensor.py)."""
+        return {
+            "token_embedding": "vocabulary",
+            "position_embedding": "positions",
+            "dropout": "dropout",
+            "layers.*.attention_dropout": "dropout",
+            "layers.*.feed_forward_dropout": "dropout",
+            "layers.*.attention": "enter",
+            **{f"layers.*.attention.{name}": "column" for name in "qkv"},
+            "layers.*.attention.o": "row",
+            "layers.*.feed_forward": "enter",
+            "layers.*.feed_forward.gate": "column",
+            "layers.*.feed_forward.up": "column",
+            "layers.*.feed_forward.down": "row",
+            "head": "enter column logits",
+        }
 
     def _apply(self, fn: Any, recurse: bool = True) -> GPT:
         """Moving parameters (`to_empty`, `to`) makes new ones; the tie must survive it."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adts_api.training import Model
-from adts_trainer.models.dropout import keyed_dropout
+from adts_trainer.models.dropout import KeyedDropout
 
 
 class Layer(nn.Module):
@@ -18,12 +18,12 @@ class Layer(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dropout: float, site: int) -> None:
         super().__init__()
-        self._dropout, self._site = dropout, site
         self.linear = nn.Linear(inputs, outputs)
+        self.dropout = KeyedDropout(dropout, site, outputs)
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:
         """x [B, inputs], dropout keys int64 [B] -> [B, outputs]."""
-        return keyed_dropout(F.gelu(self.linear(x)), keys, self._dropout if self.training else 0.0, self._site)
+        return self.dropout(F.gelu(self.linear(x)), keys)
 
 
 class MLP(nn.Module):
@@ -43,6 +43,16 @@ class MLP(nn.Module):
         for layer in self.layers:
             x = layer(x, keys)
         return self.output(x)
+
+    def tensor_plan(self) -> dict[str, str]:
+        """How its matrices are cut over tensor-parallel ranks (parallel/tensor.py): by columns and rows in turns."""
+        plan: dict[str, str] = {}
+        for number in range(len(self.layers)):
+            if number % 2:
+                plan[f"layers.{number}.linear"] = "row"
+            else:
+                plan |= {f"layers.{number}.linear": "enter column", f"layers.{number}.dropout": "features"}
+        return plan | ({"output": "row"} if len(self.layers) % 2 else {})
 
     def initial_mean_std(self, name: str, shape: torch.Size) -> tuple[float, float]:
         """Normal distribution of a parameter's initial values: He's (1502.01852), the output without its gain of 2."""

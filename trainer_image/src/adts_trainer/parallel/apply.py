@@ -15,51 +15,107 @@ from torch.utils.checkpoint import checkpoint
 from adts_api.errors import ConfigError
 from adts_api.topology import resolved_engine
 from adts_api.v1alpha1 import Spec
+from adts_trainer.communication.reducer import Reducer
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.model import BuiltModel, initial_parameter
-from adts_trainer.parallel.data import ParallelModel, replicate, shard
+from adts_trainer.parallel.data import replicate, shard
+from adts_trainer.parallel.model import Layout, ParallelModel, Place
+from adts_trainer.parallel.partition import Build, cut_parts, own_layers, own_stages, shapes, tensor_ranks
+from adts_trainer.parallel.pipeline import Pipeline, tied_group
+from adts_trainer.parallel.regions import TensorRanks
+from adts_trainer.parallel.tensor import cuts, summed_by_ranks
+from adts_trainer.parallel.zero import ZeroModel
 from adts_trainer.precision import Formats
 
 
-def parallelise(built: BuiltModel, spec: Spec, processes: Processes, formats: Formats) -> ParallelModel:
-    """The model with recomputation, compilation, data parallelism and its initial weights, in this order.
+def parallelise(build: Build, spec: Spec, processes: Processes, formats: Formats) -> ParallelModel:
+    """The model cut into pipeline stages and their matrices over the tensor ranks; then recomputation, compilation,
+    data parallelism and the initial weights, in this order.
 
     Recomputation and compilation change a layer in place and no parameter's name. Sharding comes before the weights
     exist, so that no rank ever holds all of them; replication needs them first.
     """
-    seed = spec.training.seed
-    if spec.training.activation_checkpointing == "full":
-        _recompute(built)
-    if spec.training.compile:
-        _compile(built, processes.device)
-    if resolved_engine(spec) == "native":
-        _equalise(built, processes)
-        model = shard(built, processes, spec.zero.stage, formats)
-        _materialise(built, processes.device, seed)
-        return model
-    _materialise(built, processes.device, seed)
+    built, parts = own_stages(build, spec, processes)
     _equalise(built, processes)
-    return replicate(built, processes, spec.communication.bucket_megabytes)
+    ranks = tensor_ranks(spec, processes)
+    loss = cut_parts(built, parts, ranks)
+    engine = resolved_engine(spec)
+    for part in parts:
+        layers = own_layers(built, part)
+        if spec.training.activation_checkpointing == "full":
+            _recompute(layers)
+        if spec.training.compile:
+            _compile(layers or [part], processes.device)
+        if engine == "native":
+            shard(part, layers, processes, spec.zero.stage, formats)
+        _materialise(built, part, processes.device, spec.training.seed)
+    layout = Layout(built, parts, _places(parts, ranks), loss, _tied(spec, built, processes))
+    if engine == "deepspeed":
+        return ZeroModel(spec, layout, processes, formats)
+    return ParallelModel(
+        spec.model,
+        layout,
+        engine,
+        spec.zero.stage,
+        processes,
+        formats,
+        replica=replicate(parts[0], processes, spec.communication.bucket_megabytes) if engine == "ddp" else None,
+        pipeline=_pipeline(spec, layout, ranks, processes, formats),
+        reducer=_reducer(spec, layout, processes) if engine == "native" else None,
+    )
 
 
-def _recompute(built: BuiltModel) -> None:
+def _pipeline(
+    spec: Spec, layout: Layout, ranks: TensorRanks | None, processes: Processes, formats: Formats
+) -> Pipeline | None:
+    if spec.parallelism.pipeline == 1:
+        return None
+    sizes = shapes(spec, layout.built, ranks, processes, formats)
+    return Pipeline(spec.parallelism, layout.parts, sizes, layout.loss, processes)
+
+
+def _reducer(spec: Spec, layout: Layout, processes: Processes) -> Reducer | None:
+    if processes.layout.dp_replicate == 1:
+        return None
+    parameters = [place.parameter for place in layout.places]
+    return Reducer(parameters, processes.group("dp_replicate"), spec.communication.bucket_megabytes)
+
+
+def _tied(spec: Spec, built: BuiltModel, processes: Processes) -> dist.ProcessGroup | None:
+    is_tied = spec.parallelism.pipeline > 1 and spec.model.tie_embeddings
+    return tied_group(spec.parallelism, processes) if is_tied else None
+
+
+def _places(parts: list[nn.Module], ranks: TensorRanks | None) -> list[Place]:
+    """Every parameter of this rank, a tied one once."""
+    places = []
+    for part in parts:
+        aliases, where = getattr(part, "aliases", {}), cuts(part)
+        apart = summed_by_ranks(part, ranks) if ranks is not None else set()
+        for name, parameter in part.named_parameters():
+            whole = aliases.get(name, name)
+            places.append(Place(whole, parameter, where.get(name), name in aliases, name in apart))
+    return places
+
+
+def _recompute(layers: list[nn.Module]) -> None:
     """Keep each layer's input only, and run its forward again in the backward pass (1604.06174)."""
-    if not built.layers:
+    if not layers:
         raise ConfigError(
             "spec.training.activationCheckpointing: full recomputes repeated layers, but the model has no ModuleList "
             "of them; keep the layers in a torch.nn.ModuleList, or use none"
         )
-    for layer in built.layers:
+    for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def _compile(built: BuiltModel, device: torch.device) -> None:
+def _compile(modules: list[nn.Module], device: torch.device) -> None:
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise ConfigError(
             "spec.training.compile: true needs a C++ compiler on CPU, and neither g++ nor clang++ is on PATH; install "
             "one, or use false"
         )
-    for module in built.layers or [built.module]:
+    for module in modules:
         module.compile()
 
 
@@ -74,14 +130,18 @@ def _equalise(built: BuiltModel, processes: Processes) -> None:
 
 
 @torch.no_grad()
-def _materialise(built: BuiltModel, device: torch.device, seed: int) -> None:
+def _materialise(built: BuiltModel, part: nn.Module, device: torch.device, seed: int) -> None:
     """Storage and initial weights of a built-in model, one parameter at a time. A tied parameter is one parameter."""
     if not built.on_meta:
-        built.module.to(device)
+        part.to(device)
         return
-    built.module.to_empty(device=device)
-    for name, parameter in built.module.named_parameters():
-        _fill(parameter, initial_parameter(built.module, name, parameter.shape, parameter.dtype, seed))
+    part.to_empty(device=device)
+    aliases, where = getattr(part, "aliases", {}), cuts(part)
+    for name, parameter in part.named_parameters():
+        place = where.get(name)
+        shape = parameter.shape if place is None else place.whole_shape(parameter.shape)
+        full = initial_parameter(part, aliases.get(name, name), shape, parameter.dtype, seed)
+        _fill(parameter, full if place is None else place.of(full, parameter.shape))
 
 
 def _fill(parameter: nn.Parameter, full: Tensor) -> None:

@@ -1,0 +1,240 @@
+"""A model laid over the ranks: what the loop, the optimizer and the checkpoints see of every engine alike."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from adts_api.training import Model, Precision
+from adts_trainer.batch import Batch
+from adts_trainer.checkpoint_region import Home, Region
+from adts_trainer.communication.reducer import Reducer, local
+from adts_trainer.distributed_setup import Processes
+from adts_trainer.errors import blame_user_code
+from adts_trainer.feed import Share
+from adts_trainer.model import BuiltModel, Loss, forward
+from adts_trainer.optimizer import euclidean_norm, scale_gradients
+from adts_trainer.parallel.pipeline import Pipeline
+from adts_trainer.parallel.tensor import Cut
+from adts_trainer.precision import Formats, LossScaler
+
+
+@dataclass(frozen=True)
+class Place:
+    """One parameter of this rank."""
+
+    name: str
+    """In the whole model."""
+    parameter: nn.Parameter
+    cut: Cut | None = None
+    """Where tensor parallelism cut it."""
+    is_copy: bool = False
+    """An output matrix that is the token embedding of another pipeline stage."""
+    sees_a_part: bool = False
+    """It is whole, but sees only this rank's positions of the sequence."""
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """What this rank holds of it."""
+        return None if self.parameter.grad is None else local(self.parameter.grad)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A rank's part of the model, and who else has what of it."""
+
+    built: BuiltModel
+    """What the spec asks for; its module is the first of `parts`."""
+    parts: list[nn.Module]
+    """The model, or this rank's pipeline stages of it."""
+    places: list[Place]
+    loss: Loss
+    tied: dist.ProcessGroup | None = None
+    """Ranks of the embedding and of its copy, where they are two."""
+
+
+class ParallelModel:
+    """Runs the passes of one step over a layout, and adds up what belongs together.
+
+    This is ddp and native; `zero.ZeroModel` is the same for DeepSpeed.
+    """
+
+    optimizer: torch.optim.Optimizer
+    """Of this rank's parameters; set by `attach`."""
+
+    def __init__(
+        self,
+        spec: Model,
+        layout: Layout,
+        engine: str,
+        stage: int,
+        processes: Processes,
+        formats: Formats,
+        *,
+        replica: DistributedDataParallel | None = None,
+        pipeline: Pipeline | None = None,
+        reducer: Reducer | None = None,
+    ) -> None:
+        self.engine, self.stage = engine, stage
+        """ddp or native; ZeRO stage."""
+        self.replica, self.reducer = replica, reducer
+        self.built, self.parts, self.places = layout.built, layout.parts, layout.places
+        self._spec, self._layout, self._pipeline = spec, layout, pipeline
+        self._processes, self._formats = processes, formats
+        self._sharded = [m for part in layout.parts for m in part.modules() if isinstance(m, FSDPModule)]
+        self._gradients: list[Tensor] = []
+
+    def attach(self, optimizer: torch.optim.Optimizer, spec: Precision) -> LossScaler:
+        """Let an optimizer of `parameters` make the updates; the loss scaler that goes with it."""
+        self.optimizer = optimizer
+        return LossScaler(spec)
+
+    @property
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """This rank's parameters by their names in the whole model."""
+        return ((place.name, place.parameter) for place in self.places)
+
+    @property
+    def is_pipelined(self) -> bool:
+        return self._pipeline is not None
+
+    def accumulate(self, share: Share, factor: float) -> Tensor:
+        """Gradients of `factor` times the sum of losses; the sum of losses, 0-dim on the device, counted on one rank of
+        those that have the same samples."""
+        syncs = len(share.micro_batches) if self.stage >= 2 and self._pipeline is None else 1
+        if self.reducer is not None:
+            self.reducer.begin(syncs)
+        if self._pipeline is not None:
+            return self._once(self._pipeline.step(share.batch, factor))
+        loss_sum = torch.zeros((), dtype=self._formats.master, device=self._processes.device)
+        factor *= self._processes.data_ranks if self.replica is not None else 1  # which ddp divides by
+        for batch in share.micro_batches:
+            with self._micro_batch(is_last=batch is share.micro_batches[-1]), blame_user_code(self._spec):
+                loss = self._layout.loss(self._forward(batch), batch.targets)
+                self._backward(loss, factor)
+                loss_sum += loss.detach()
+        return self._once(loss_sum)
+
+    def finish(self) -> None:
+        """Complete the gradients: wait for what travels, add what parts of the model saw apart from each other."""
+        if self.reducer is not None:
+            self.reducer.finish()
+        apart = [place.gradient for place in self.places if place.sees_a_part]
+        if apart:
+            _add_up([it for it in apart if it is not None], self._processes.group("tp"))
+        self._add_up_tied()
+        self._gradients = [it for it in (place.gradient for place in self.places) if it is not None]
+
+    def idle(self) -> list[str]:
+        """Trainable parameters that took no part in the step, after `finish`."""
+        return [name for name, parameter in self.parameters if parameter.requires_grad and parameter.grad is None]
+
+    def norm(self) -> float:
+        """Euclidean norm of the whole gradient, each of its entries counted once. All ranks call it.
+
+        Squares are added in fp64, so that a large but finite norm stays finite.
+        """
+        if self._processes.layout.dp_replicate == self._processes.world_size and self.engine == "ddp":
+            return euclidean_norm(place.gradient for place in self.places).item()
+        square = euclidean_norm(place.gradient for place in self.places if self._counts(place)).square()
+        dist.all_reduce(square)
+        return square.sqrt().item()
+
+    def update(self, rate: float, factor: float) -> None:
+        """One step of the optimizer at a learning rate, with the gradients times `factor`, which are gone then."""
+        scale_gradients(self._gradients, factor)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the gradients."""
+        self._gradients = []
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def home(self, place: Place) -> Home:
+        """Where the weights of a parameter are kept, and what belongs to them."""
+        return Home(place.parameter, functools.partial(Region.of, cut=place.cut))
+
+    def refresh(self) -> None:
+        """Compute with the weights that were written where `home` says."""
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, count: int) -> Tensor:
+        """The sum of losses of the first `count` samples, counted as by `accumulate`."""
+        for part in self.parts:
+            part.eval()
+        if self._pipeline is not None:
+            total = self._pipeline.evaluate(batch.only(count))
+        elif count:
+            total = self._layout.loss(self._forward(batch)[:count], batch.targets[:count])
+        else:
+            self._forward(batch)  # the others wait for it
+            total = torch.zeros((), device=self._processes.device)
+        for part in self.parts:
+            part.train()
+        for module in self._sharded:
+            module.reshard()
+        return self._once(total)
+
+    def _forward(self, batch: Batch) -> Tensor:
+        module = self.replica if self.replica is not None and torch.is_grad_enabled() else self.parts[0]
+        if self.engine == "native":
+            return forward(module, batch)
+        with self._formats.autocast(self._processes.device):
+            return forward(module, batch)
+
+    def _backward(self, loss: Tensor, factor: float) -> None:
+        (loss * factor).backward()
+
+    @contextmanager
+    def _micro_batch(self, *, is_last: bool) -> Iterator[None]:
+        """One forward and backward. ddp and native stages 0 and 1 add gradients up here and reduce them after the last;
+        stages 2 and 3 reduce every time, since whole gradients are what they must not keep."""
+        if self.replica is not None and not is_last:
+            with self.replica.no_sync():
+                yield
+            return
+        if self.stage < 2:
+            for module in self._sharded:
+                module.set_requires_gradient_sync(is_last, recurse=False)
+                module.set_reshard_after_backward(is_last, recurse=False)
+                module.set_is_last_backward(is_last)
+        yield
+
+    def _once(self, value: Tensor) -> Tensor:
+        """The value on one of the tensor-parallel ranks, zero on the others."""
+        return value if self._processes.coordinates.tp == 0 else torch.zeros_like(value)
+
+    def _counts(self, place: Place) -> bool:
+        """Whether this rank is the one that counts its part of a parameter."""
+        at = self._processes.coordinates
+        shard = self.engine == "native" or at.dp_shard == 0
+        return at.dp_replicate == 0 and shard and (place.cut is not None or at.tp == 0) and not place.is_copy
+
+    def _add_up_tied(self) -> None:
+        """One gradient for the embedding and its copy on the last stage."""
+        copies = [place for place in self.places if place.is_copy]
+        names = {place.name for place in copies} or {"token_embedding.weight"}
+        both = [place.gradient for place in self.places if place.name in names]
+        gradients = [it for it in both if it is not None]
+        if self._layout.tied is not None:
+            _add_up(gradients, self._layout.tied)
+        elif copies:
+            total = torch.stack(gradients).sum(dim=0)
+            for gradient in gradients:
+                gradient.copy_(total)
+
+
+def _add_up(gradients: list[Tensor], group: dist.ProcessGroup) -> None:
+    for gradient in gradients:
+        dist.all_reduce(gradient, group=group)

@@ -1,0 +1,1 @@
+"""The proof that a user can run: every supported layout against one process."""

@@ -1,0 +1,209 @@
+"""What became of the matrix: a table that grows on the screen, the same as JSON, and as a page."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from adts_trainer.selfcheck.cells import BASE, Cell
+from adts_trainer.selfcheck.compare import EXACT, FLOOR, HALF, Gaps, Result
+from adts_trainer.selfcheck.coverage import layouts, precisions, refusals
+
+HEADER = f"{'':7}{'loss':9}{'norm':9}{'params':9}{'allowed':18}{'time':>6}  cell"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All cells that ran, and where."""
+
+    results: Sequence[Result]
+    left_out: Sequence[Cell]
+    """Cells for which the machine has too few GPUs."""
+    device: str
+    seconds: float
+
+    @property
+    def failed(self) -> list[Result]:
+        return [result for result in self.results if not result.passed]
+
+    @property
+    def machine(self) -> str:
+        """Software and hardware in one line."""
+        kind = torch.cuda.get_device_name() if self.device == "cuda" else f"{os.cpu_count()} cores"
+        backend = "nccl" if self.device == "cuda" else "gloo"
+        return f"torch {torch.__version__}, Python {platform.python_version()}, {backend}, {kind}"
+
+    @property
+    def summary(self) -> str:
+        passed = len(self.results) - len(self.failed)
+        text = f"{passed} of {len(self.results)} cells equal one process, in {_duration(self.seconds)}"
+        if self.left_out:
+            text += f"; {len(self.left_out)} need more GPUs than there are and were left out"
+        return text
+
+
+class Screen:
+    """Prints each result as it comes; on a terminal there is a line below it for the cell that runs."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console, self._total, self._done, self._failed = console, total, 0, 0
+        self._begin = time.monotonic()
+        self._cell = ""
+        self._live = Live(console=console, get_renderable=self._status, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        self._console.print(Text(HEADER, "bold"), soft_wrap=True)
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def begin(self, cell: Cell) -> None:
+        """Say which cell runs now."""
+        self._cell = cell.name
+
+    def end(self, result: Result) -> None:
+        """Add a line of the table."""
+        self._done += 1
+        self._failed += not result.passed
+        self._console.print(Text(row(result), "" if result.passed else "bold red"), soft_wrap=True)
+
+    def _status(self) -> Text:
+        passed = f"{self._done} of {self._total}, {self._failed} failed, {_duration(time.monotonic() - self._begin)}"
+        return Text(f"{passed}: {self._cell}", "dim", no_wrap=True, overflow="ellipsis")
+
+
+def row(result: Result) -> str:
+    """A result below HEADER."""
+    gaps, bounds = result.gaps, result.bounds
+    numbers = (gaps.loss, gaps.norm, gaps.parameters) if gaps else (None,) * 3
+    cells = "".join(f"{_short(number):9}" for number in numbers)
+    problem = f": {result.problem}" if result.problem else ""
+    return f"{verdict(result):7}{cells}{_allowed(bounds):18}{result.seconds:5.1f}s  {result.cell.name}{problem}"
+
+
+def verdict(result: Result) -> str:
+    """ok, over (its tolerance) or failed."""
+    return "ok" if result.passed else "failed" if result.problem else "over"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Everything, for a program."""
+    return {
+        "machine": report.machine,
+        "device": report.device,
+        "seconds": round(report.seconds, 1),
+        "passed": not report.failed,
+        "cells": [
+            {
+                "name": result.cell.name,
+                **asdict(result.cell),
+                "verdict": verdict(result),
+                "problem": result.problem,
+                "gaps": _numbers(result.gaps),
+                "bounds": _numbers(result.bounds),
+                "seconds": round(result.seconds, 1),
+            }
+            for result in report.results
+        ],
+        "leftOut": [cell.name for cell in report.left_out],
+    }
+
+
+def _numbers(gaps: Gaps | None) -> dict[str, float | None] | None:
+    """A gap that is no number is null: JSON has no NaN."""
+    if gaps is None:
+        return None
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in asdict(gaps).items()}
+
+
+def as_markdown(report: Report) -> str:
+    """The page docs/parity.md."""
+    lines = [
+        "<!-- Generated by `adts selfcheck --markdown docs/parity.md`; do not edit. -->",
+        "# Parity",
+        "",
+        f"{report.summary}. {report.machine}.",
+        "",
+        f"Every line is {BASE['training']['steps']} steps of AdamW, each of them clipped, of a small gpt with tied",
+        f"embeddings ({BASE['model']['layers']} layers, or the next odd number that fills the stages, and",
+        f"{BASE['model']['vocabularySize']} token ids), beside a plain torch loop in one process with the same seed",
+        "and samples. A gap is the largest absolute difference over all steps: of the loss (nats per token), of the",
+        "gradient norm before clipping, and of every parameter at the end.",
+        "",
+        "| Format | What is allowed |",
+        "|---|---|",
+        f"| fp64 | {EXACT:g} for loss, norm and parameters |",
+        f"| fp32 | {FLOOR:g} for loss and norm, or four times the gap between two runs of one process that split a "
+        "batch differently |",
+        *(
+            f"| {name} | loss {loss:g} and norm {norm:g} around the curve of fp32; no less than fp32 is allowed |"
+            for name, (loss, norm) in HALF.items()
+        ),
+        "",
+        "| Engine | Layout | Schedule | Format | Besides | Loss | Norm | Parameters | Allowed | Seconds | |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_line(result) for result in report.results),
+        "",
+        "## Refused",
+        "",
+        "What is not above is refused by `adts validate`, by the operator and by the trainer, with these words:",
+        "",
+        *(f"- `{message}`" for message in _refused()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(result: Result) -> str:
+    cell, gaps = result.cell, result.gaps
+    numbers = (gaps.loss, gaps.norm, gaps.parameters) if gaps else (None,) * 3
+    fields = (
+        f"{cell.engine}, stage {cell.stage}",
+        cell.layout,
+        cell.schedule,
+        cell.precision,
+        cell.details,
+        *map(_short, numbers),
+        _allowed(result.bounds),
+        f"{result.seconds:.1f}",
+        f"{verdict(result)} {result.problem}".strip(),
+    )
+    return f"| {' | '.join(field.replace('|', ' ') for field in fields)} |"
+
+
+def _refused() -> list[str]:
+    """The messages for every layout and format that has no cell, each once."""
+    combinations = [*layouts(), *precisions()]
+    return list(dict.fromkeys(str(error) for cell in combinations for error in refusals(cell)))
+
+
+def _allowed(bounds: Gaps | None) -> str:
+    """One bound, or those of loss and norm."""
+    if bounds is None:
+        return ""
+    both = (_short(bounds.loss), _short(bounds.norm))
+    return both[0] if both[0] == both[1] else ", ".join(both)
+
+
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.1e}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
