@@ -217,6 +217,6 @@ def test_wire_bytes_are_what_collectives_get(world: int, stage: int, changes: di
 @pytest.mark.parametrize("stage", [1, 3])
 def test_nothing_is_compiled_and_nothing_but_our_lines_is_printed(stage: int, tmp_path: Path) -> None:
     run = run_job(tmp_path, 2, part(2, job(stage)), prepare=killed_while_compiling).expect()
-    assert all(re.match(r"(0\.04M parameters|step \d/2) ", line) for line in run.output.splitlines()), run.output
+    assert all(re.match(r"0\.04M parameters, |step \d/2  ", line) for line in run.output.splitlines()), run.output
     (extensions,) = tmp_path.glob("run-*/extensions")
     assert [path.name for path in extensions.rglob("*")] == ["deepspeed_shm_comm", "lock"]

@@ -12,6 +12,7 @@ compiling   nothing of its C++ is compiled: not its collectives in shared memory
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import warnings
@@ -219,4 +220,17 @@ def _deepspeed(processes: Processes) -> Any:
     if processes.device.type == "cpu":  # it refuses fp16 where the CPU has no instructions for it; torch only is slower
         deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    _import_muon()
     return deepspeed
+
+
+def _import_muon() -> None:
+    """Import DeepSpeed's Muon, which it does anyway, without torch's compiler: its decorators would load that for two
+    seconds, and no job of ours uses Muon."""
+    from deepspeed.runtime import compiler
+
+    original, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = original
