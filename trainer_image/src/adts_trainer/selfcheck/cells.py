@@ -199,5 +199,17 @@ CELLS: tuple[Cell, ...] = (
             Cell("native", 2, dp=2, tp=2, pp=2, schedule="1F1B", precision=precision),
         )
     ),
+    *(
+        cell
+        for stage in (1, 2, 3)
+        for cell in (
+            Cell("deepspeed", stage, dp=2, precision="fp32", quick=stage == 2),
+            Cell("deepspeed", stage, dp=2, tp=2, precision="fp32"),
+            Cell("deepspeed", stage, dp=2, precision="fp32", also=("optimizer on cpu",)),
+            Cell("deepspeed", stage, dp=2, precision="bf16"),
+            Cell("deepspeed", stage, dp=2, precision="fp16"),
+        )
+    ),
+    Cell("deepspeed", 3, dp=2, precision="fp32", also=("parameters on cpu",)),
 )
 """The matrix. A cell that is added here is run by `adts selfcheck`, by the tests, and is in docs/parity.md."""
