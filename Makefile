@@ -4,6 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROJECTS := crds/pyproject.toml operator/pyproject.toml trainer_image/pyproject.toml
 
+# Runs of many small jobs that nobody times: two at once, because their ranks mostly wait for each other.
+PARITY := $(addprefix tests/distributed/test_,parity.py deepspeed.py estimate_memory.py resume.py examples.py traps.py)
+
 # $(call timed,NAME,COMMAND): run a phase and say how long it took, so that CI shows where the time goes.
 timed = @begin=$$(date +%s); echo "--- $(1)"; $(2) && echo "--- $(1): $$(( $$(date +%s) - begin )) s"
 
@@ -28,8 +31,9 @@ test: venv ## lint, types, generated files, unit, distributed and cluster tests
 	$(call timed,lint,$(MAKE) -s lint)
 	$(call timed,types,$(MAKE) -s type)
 	$(call timed,verify,$(MAKE) -s verify)
-	$(call timed,unit tests,$(BIN)/pytest -q tests/unit)
-	$(call timed,distributed tests,$(BIN)/pytest -q tests/distributed)
+	$(call timed,unit tests,$(BIN)/pytest -q -n 2 tests/unit)
+	$(call timed,parity with one process,$(BIN)/pytest -q -n 2 $(PARITY))
+	$(call timed,distributed tests,$(BIN)/pytest -q tests/distributed $(PARITY:%=--ignore=%))
 	$(call timed,chart and cluster tests,$(MAKE) -s test-cluster)
 
 test-cluster: venv ## the operator on a real Kubernetes: root, Linux and Go, else skipped with the reason

@@ -1,10 +1,15 @@
-"""What every test may use: `measured`, which prints a figure at the end of the run, where CI shows it."""
+"""What every test may use: `measured`, which prints a figure at the end of the run, where CI shows it; and hypothesis
+without a deadline, because tests run beside each other on shared machines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 _FIGURES = pytest.StashKey[list[str]]()
 

@@ -12,6 +12,8 @@ from cluster.harness.containerd import Containerd
 from cluster.harness.layout import Layout
 from cluster.harness.process import Daemon
 
+DEVICE_PLUGIN_REGISTRY = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
+
 
 class Node:
     """Node number `number`, named n<number> in Kubernetes."""
@@ -48,8 +50,11 @@ class Node:
         cgroup = cgroups.make(self._layout, self.number)
         (self.folder / "resolv.conf").write_text(f"nameserver {self._layout.control_plane_address}\n")
         (self.folder / "kubelet.yaml").write_text(yaml.safe_dump(self._kubelet_config(cgroup)))
+        before = _registry_age()
         self.kubelet.start()
         self.proxy.start()
+        # It has a fixed path: two kubelets that replace it at the same moment end with "address already in use".
+        self.kubelet.wait_for(lambda: _registry_age() not in (before, 0), 60, f"{self.name}: device plugin registry")
 
     def stop_kubelet(self) -> None:
         """The kubelet is gone, its containers run on."""
@@ -134,3 +139,11 @@ class Node:
             "--conntrack-tcp-timeout-established=0",
             "--conntrack-tcp-timeout-close-wait=0",
         ]
+
+
+def _registry_age() -> int:
+    """When the last kubelet of this machine made its socket, ns; 0 where there is none."""
+    try:
+        return DEVICE_PLUGIN_REGISTRY.stat().st_ctime_ns
+    except FileNotFoundError:
+        return 0

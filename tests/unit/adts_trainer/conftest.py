@@ -1,8 +1,5 @@
-"""Trainer tests run beside each other: one thread each, no deadline on hypothesis examples."""
+"""Trainer tests run beside each other: one thread each."""
 
 import torch
-from hypothesis import settings
 
 torch.set_num_threads(1)
-settings.register_profile("shared-machine", deadline=None)
-settings.load_profile("shared-machine")
