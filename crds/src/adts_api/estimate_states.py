@@ -13,8 +13,8 @@ from adts_api.stages import Stack
 from adts_api.topology import Topology, resolved_device, resolved_engine, topology
 from adts_api.v1alpha1 import Spec
 
-DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's default `reduce_bucket_size` and `stage3_prefetch_bucket_size`, in entries."""
+MASTER_BYTES_OF_BUCKET = 4
+"""`communication.bucketMegabytes` counts fp32 entries, whatever they travel as."""
 
 LAYER_BEGINS = ("top layer", "second layer", "bottom layer")
 LAYER_ENDS = ("top gradients", "bottom gradients")
@@ -258,7 +258,8 @@ class DeepSpeed(States):
 
     def at(self, moment: str) -> Held:
         stack, number, stage = self.stack, self.formats, self.spec.zero.stage
-        bucket = min(DEEPSPEED_BUCKET_ELEMENTS, stack.elements) * number.compute
+        entries = int(self.spec.communication.bucket_megabytes * 1024 * 1024) // MASTER_BYTES_OF_BUCKET
+        bucket = min(entries, stack.elements) * number.compute
         whole = stack.root_elements + 2 * stack.largest_layer if stage == 3 else 0
         gradients = stack.elements if stage == 1 else self.own
         return Held(gradients * number.compute, whole * number.compute, bucket, self.fresh(moment) * number.compute)
