@@ -105,7 +105,7 @@ class Step:
             self._model.drop()
 
     def _finish_gradients(self) -> None:
-        """Of the sum of losses over all targets of the whole step, times the loss scale.
+        """Complete the gradients of the sum of losses over all targets of the whole step, times the loss scale.
 
         What `accumulate` divides by is all targets, a constant; how many of them carry loss is known to all only later,
         and brought in with the clipping. So no rank waits for another between forward and backward.
