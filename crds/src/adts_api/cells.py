@@ -95,18 +95,17 @@ def is_implemented(path: str) -> bool:
     return path in IMPLEMENTED
 
 
-def not_yet_error(field: Field, spec: Spec) -> FieldError | None:
-    """The refusal of a field, or of its value, that is set and has no code."""
+def rule_not_yet(field: Field, spec: Spec) -> Iterator[FieldError]:
+    """A field, or its value, that is set and has no code."""
     if not is_set(field, spec):
-        return None
+        return
     value, path = field.value(spec), f"spec.{field.path}"
     shown = "" if isinstance(value, (dict, list)) else f"{value if isinstance(value, str) else show(value)} "
     if not is_implemented(field.path):
-        return FieldError(path, f"{shown}is not supported yet", "remove it")
-    if value in NOT_YET_VALUES.get(field.path, ()):
+        yield FieldError(path, f"{shown}is not supported yet", "remove it")
+    elif value in NOT_YET_VALUES.get(field.path, ()):
         fix = f"use {one_of(usable(choices_of(field.info), field.path))}"
-        return FieldError(path, f"{shown}is not supported yet", fix)
-    return None
+        yield FieldError(path, f"{shown}is not supported yet", fix)
 
 
 def usable(choices: tuple[str, ...], path: str) -> list[str]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
 from adts_api import rules_layout
-from adts_api.cells import not_yet_error, rule_engine_cell
+from adts_api.cells import rule_engine_cell, rule_not_yet
 from adts_api.errors import FieldError
 from adts_api.estimate_memory import Peak, peak
 from adts_api.estimate_time import Cost, Hardware, cost
-from adts_api.fields import Field, is_set, spec_leaves
+from adts_api.fields import is_set, spec_leaves
 from adts_api.quantity import parse_bytes
 from adts_api.shapes import UnknownShapeError, model_shape
 from adts_api.stages import stacks
@@ -50,11 +50,6 @@ MARGIN = 0.10
 """Error that the closed form may have: a job is refused only if a tenth less would not fit either."""
 
 
-def _not_yet(it: Field, spec: Spec) -> Iterator[FieldError]:
-    if error := not_yet_error(it, spec):
-        yield error
-
-
 def rule_plan_of_mlp(spec: Spec) -> Iterator[FieldError]:
     """The mlp has no table of how its matrices are cut."""
     if spec.model.type == "mlp" and spec.parallelism.tensor > 1:
@@ -72,7 +67,7 @@ OBEYED: tuple[Rule, ...] = (
     rules_layout.rule_bucket,
     rule_engine_cell,
     rule_plan_of_mlp,
-    *(partial(_not_yet, spec_leaves()[path]) for path in FREE),
+    *(partial(rule_not_yet, spec_leaves()[path]) for path in FREE),
 )
 """Rules that a layout must keep to be considered."""
 
@@ -223,26 +218,18 @@ def choose(spec: Spec, rules: Sequence[Rule] = OBEYED) -> Spec:
     spec of another mode, or of a model whose size is unknown, comes back as it is."""
     if spec.parallelism.mode != "auto":
         return spec
-    key = spec.model_dump_json()
-    if key not in _CHOSEN:
-        if len(_CHOSEN) >= _MOST_CHOSEN:
-            _CHOSEN.clear()
-        _CHOSEN[key] = _best(spec, rules)
-    return _CHOSEN[key]
+    return _best(spec.model_dump_json(by_alias=True), tuple(rules)) or spec
 
 
-_CHOSEN: dict[str, Spec] = {}
-"""What was chosen for specs of this process: an operator reads each many times, and a search takes a second."""
-_MOST_CHOSEN = 1000
-
-
-def _best(spec: Spec, rules: Sequence[Rule]) -> Spec:
+@lru_cache(maxsize=1000)
+def _best(spec: str, rules: tuple[Rule, ...]) -> Spec | None:
+    """Kept, because an operator reads each spec many times, and a search takes a second."""
     try:
-        plan = search(spec, rules=rules)
+        plan = search(Spec.model_validate_json(spec), rules=rules)
     except UnknownShapeError:
-        return spec
+        return None
     ranked = plan.fitting or plan.too_large
-    return ranked[0].spec if ranked else spec
+    return ranked[0].spec if ranked else None
 
 
 def _unknown(spec: Spec, hardware: Hardware, memory: int | None) -> Iterator[str]:

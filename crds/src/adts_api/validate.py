@@ -20,10 +20,10 @@ from adts_api import (
     rules_template,
     rules_zero,
 )
-from adts_api.cells import not_yet_error, rule_engine_cell
+from adts_api.cells import rule_engine_cell, rule_not_yet
 from adts_api.effects import EFFECTS, effect_errors
 from adts_api.errors import FieldError, ManifestError
-from adts_api.fields import Field, alias, spec_leaves
+from adts_api.fields import alias, spec_leaves
 from adts_api.planner import choose
 from adts_api.rules_memory import rule_memory
 from adts_api.structure import read_structure
@@ -98,7 +98,7 @@ def parse(manifest: dict[str, Any], source: str = "") -> DistributedTraining:
 def spec_errors(spec: Spec, broken: set[str]) -> list[FieldError]:
     """The errors across fields, and those of fields without code."""
     view = cast(Spec, Guarded(spec, "spec", broken))
-    rules: list[Rule] = [*RULES, *(partial(not_yet, field) for field in spec_leaves().values())]
+    rules: list[Rule] = [*RULES, *(partial(rule_not_yet, field) for field in spec_leaves().values())]
     return [error for rule in rules for error in found_by(rule, view)]
 
 
@@ -108,12 +108,6 @@ def found_by(rule: Rule, view: Spec) -> Iterator[FieldError]:
         yield from rule(view)
     except BrokenFieldError:
         return
-
-
-def not_yet(field: Field, spec: Spec) -> Iterator[FieldError]:
-    """The refusal of a field without code, if it is set."""
-    if error := not_yet_error(field, spec):
-        yield error
 
 
 def without_repetition(errors: list[FieldError]) -> list[FieldError]:
