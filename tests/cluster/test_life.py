@@ -115,6 +115,7 @@ dist.init_process_group("gloo")
 total = torch.tensor([dist.get_rank() + 1])
 dist.all_reduce(total)
 print(f"rank {dist.get_rank()} of {dist.get_world_size()}: the sum is {total.item()}", flush=True)
+dist.destroy_process_group()
 """
 """A user's script that knows nothing of us: torch itself reads RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
 

@@ -21,6 +21,7 @@ from adts_operator.metrics import Metrics
 from adts_operator.settings import Settings, variable_name
 from adts_trainer.launch.status import metrics as launcher_metrics
 from support.doc_pages import CHECKOUT, Page, command_lines, page, pages
+from support.manifests import GPT
 
 PAGES = {it.name: it for it in pages()}
 WRITTEN = [it for it in PAGES.values() if "<!-- Generated" not in (CHECKOUT / it.name).read_text(encoding="utf-8")]
@@ -186,14 +187,17 @@ def test_the_page_on_security_has_the_operators_rights() -> None:
 
 
 def test_manifests_are_valid() -> None:
-    manifests = [
+    things = [
         (block, thing)
         for it in PAGES.values()
         for block in it.blocks
         if block.language == "yaml"
         for thing in yaml.safe_load_all(block.text)
-        if thing.get("kind") == "DistributedTraining"
     ]
+    manifests = [(block, thing) for block, thing in things if thing.get("kind") == "DistributedTraining"]
+    parts_of_a_spec = [(block, thing) for block, thing in things if "kind" not in thing]
     assert {block.page for block, _ in manifests} >= {"README.md", "docs/command.md"}
     for block, thing in manifests:
         parse(thing, f"{block.page}, {block.section}")
+    for block, part in parts_of_a_spec:
+        parse({**GPT, "spec": {**GPT["spec"], **part}}, f"{block.page}, {block.section}")

@@ -82,6 +82,7 @@ class Kwok:
             yield {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status}
 
     def _are_ready(self) -> bool:
-        path = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
+        """Ready, and open to the scheduler: the taint of a new node goes a moment later."""
+        path = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{.spec.taints[*].key}{"\\n"}{end}'
         states = self._cluster.kubectl("get", "nodes", "-l", "type=kwok", "-o", f"jsonpath={path}")
         return states.split().count("True") == len(self.node_names)
