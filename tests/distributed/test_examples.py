@@ -33,6 +33,8 @@ SHORTER: dict[str, list[str]] = {
     ],
 }
 NEEDS_DATA = {"quickstart": "stdlib", "training": "stdlib", "gpt2-124m": "corpus"}
+NEEDS_WEIGHTS = {"finetune": "text"}
+"""Examples that start from what another one exports."""
 
 
 def adts(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +49,11 @@ def adts(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def short(name: str) -> list[str]:
+    """Arguments that make an example short."""
+    return [it for line in [*SHORT, *SHORTER.get(name, [])] for it in ("--set", line)]
+
+
 @pytest.mark.parametrize(
     "name", sorted(path.stem for path in (ROOT / "examples").glob("*.yaml") if path.stem != "command")
 )
@@ -55,7 +62,13 @@ def test_example(name: str, tmp_path: Path) -> None:
         out = str(tmp_path / "data" / f"{NEEDS_DATA[name]}.bin")
         prepared = adts("data", "prepare", "docs", "--include", "*.md", "--out", out, "--holdout", "0.2")
         assert prepared.returncode == 0, prepared.stderr
-    assignments = [it for line in [*SHORT, *SHORTER.get(name, [])] for it in ("--set", line)]
+    assignments = short(name)
+    if name in NEEDS_WEIGHTS:
+        first = NEEDS_WEIGHTS[name]
+        before = adts("run", f"examples/{first}.yaml", "--workdir", str(tmp_path), *short(first))
+        assert before.returncode == 0, before.stdout + before.stderr
+        weights = tmp_path / first / "checkpoints" / "model.safetensors"
+        assignments += ["--set", f"checkpoint.initializeFrom={weights}"]
     done = adts("run", f"examples/{name}.yaml", "--workdir", str(tmp_path), *assignments)
     assert done.returncode == 0, done.stdout + done.stderr
     status = json.loads((tmp_path / name / "job.json").read_text())["status"]

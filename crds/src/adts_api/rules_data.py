@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from adts_api.contract import MOUNT_CHECKPOINTS
 from adts_api.errors import FieldError
+from adts_api.training import Model
 from adts_api.v1alpha1 import Spec
 from adts_api.wording import one_of, show
 
@@ -62,6 +63,7 @@ def rule_local_paths(spec: Spec) -> Iterator[FieldError]:
         "data.tokenizer": spec.data.tokenizer,
         "data.evaluation.path": spec.data.evaluation.path,
         "checkpoint.path": spec.checkpoint.path,
+        "checkpoint.initializeFrom": spec.checkpoint.initialize_from,
     }
     for path, value in paths.items():
         if "://" in value:
@@ -87,3 +89,27 @@ def rule_checkpoint_folder(spec: Spec) -> Iterator[FieldError]:
     elif checkpoint.claim and (not folder.is_relative_to(MOUNT_CHECKPOINTS) or ".." in folder.parts):
         problem = f"{show(checkpoint.path)} is outside {MOUNT_CHECKPOINTS}, where claim {checkpoint.claim} is mounted"
         yield FieldError("spec.checkpoint.path", problem, f"use a folder below {MOUNT_CHECKPOINTS}")
+
+
+def rule_initial_weights(spec: Spec) -> Iterator[FieldError]:
+    """A Hugging Face model has its weights beside its config."""
+    path = spec.checkpoint.initialize_from
+    if path and spec.model.type == "huggingface":
+        problem = f"{show(path)} has no effect with model.type huggingface, which loads the weights in spec.model.path"
+        yield FieldError("spec.checkpoint.initializeFrom", problem, "remove it")
+
+
+def rule_export(spec: Spec) -> Iterator[FieldError]:
+    """Hugging Face's layout exists for the models it has."""
+    reason = without_huggingface_layout(spec.model)
+    if spec.checkpoint.export == "huggingface" and reason:
+        yield FieldError("spec.checkpoint.export", f"huggingface {reason}", "use safetensors")
+
+
+def without_huggingface_layout(model: Model) -> str:
+    """Why Hugging Face's library has no such model; empty if it has."""
+    if model.type not in ("gpt", "huggingface"):
+        return f"has no model like model.type {model.type}"
+    if model.type == "gpt" and model.shape == "gpt2" and model.key_value_heads not in (0, model.heads):
+        return f"has no GPT-2 with keyValueHeads {model.key_value_heads}"
+    return ""

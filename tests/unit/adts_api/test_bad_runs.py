@@ -66,6 +66,25 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["checkpoint.path=gs://bucket/run"],
         ["spec.checkpoint.path: 'gs://bucket/run' is a URL, which is not supported yet; use a mounted folder"],
     ),
+    "weights at a URL": (
+        ["checkpoint.initializeFrom=hf://gpt2"],
+        ["spec.checkpoint.initializeFrom: 'hf://gpt2' is a URL, which is not supported yet; use a mounted folder"],
+    ),
+    "weights beside a Hugging Face model": (
+        ["model={type: huggingface, path: /data/gpt2}", "checkpoint.initializeFrom=/data/other"],
+        [
+            "spec.checkpoint.initializeFrom: '/data/other' has no effect with model.type huggingface, which loads the "
+            "weights in spec.model.path; remove it"
+        ],
+    ),
+    "export of a shape that GPT-2 has not": (
+        ["model={type: gpt, heads: 4, keyValueHeads: 2}", "checkpoint.export=huggingface"],
+        ["spec.checkpoint.export: huggingface has no GPT-2 with keyValueHeads 2; use safetensors"],
+    ),
+    "export of a model that is no language model": (
+        ["model={type: custom, factory: 'a:b'}", "checkpoint.export=huggingface"],
+        ["spec.checkpoint.export: huggingface has no model like model.type custom; use safetensors"],
+    ),
     "no name of a claim": (
         ["data.claim=My_Claim"],
         ["spec.data.claim: 'My_Claim' is no name of a PersistentVolumeClaim; use lower-case letters, digits, - and ."],
@@ -167,6 +186,10 @@ VALID = {
         "workers.template.spec.containers=[{name: trainer, env: [{name: A, valueFrom: {fieldRef: {fieldPath: x}}}]}]"
     ],
     "labels": ['workers.template.metadata.labels["team.org/name"]=vision'],
+    "weights in and out": [
+        "model={type: gpt, shape: llama, heads: 4, keyValueHeads: 2}",
+        "checkpoint={initializeFrom: /data/llama, export: huggingface}",
+    ],
     "checkpoints in the claim": ["checkpoint={claim: weights, path: /checkpoints/run-1}"],
     "roll back": ["training.onDivergence=rollback", "checkpoint.everySteps=10"],
     "decay to the end": ["optimizer.schedule={type: linear, warmupSteps: 10, decaySteps: 90}"],

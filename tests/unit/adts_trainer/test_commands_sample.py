@@ -114,6 +114,14 @@ def test_export_writes_every_parameter(folder: Path, parrot: torch.nn.Module, tm
     assert f"{out}: step 3, {sum(p.numel() for p in expected.values()):,} parameters" in result.output
 
 
+def test_export_for_hugging_face_is_a_folder(folder: Path, parrot: torch.nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    result = adts(export, folder, "--out", out, "--format", "huggingface")
+    assert f"{out}: step 3, {sum(p.numel() for p in parrot.parameters()):,} parameters" in result.output
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((out / "config.json").read_text())["model_type"] == "gpt2"
+
+
 def test_export_of_a_folder_without_a_checkpoint_is_one_message(tmp_path: Path) -> None:
     result = adts(export, tmp_path, "--out", tmp_path / "model.safetensors")
     assert isinstance(result.exception, CheckpointError)

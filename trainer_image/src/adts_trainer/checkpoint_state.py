@@ -6,6 +6,7 @@ optimizer.<name>.<key>        what the optimizer keeps for a parameter: exp_avg,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -66,14 +67,17 @@ def _regions(place: Place, home: Home, optimizer: torch.optim.Optimizer) -> dict
     return regions
 
 
-def _buffers(model: ParallelModel) -> dict[str, Region | Pieces]:
-    regions: dict[str, Region | Pieces] = {}
+def buffers(model: ParallelModel) -> Iterator[tuple[str, Region]]:
+    """By name, the persistent buffers of this rank."""
     for part in model.parts:
         parameters = {name for name, _ in part.named_parameters(remove_duplicate=False)}
         for name, value in part.state_dict().items():
             if name not in parameters and isinstance(value, Tensor):
-                regions[f"{_MODEL}{name}"] = Region.of(value)
-    return regions
+                yield name, Region.of(value)
+
+
+def _buffers(model: ParallelModel) -> dict[str, Region | Pieces]:
+    return {f"{_MODEL}{name}": region for name, region in buffers(model)}
 
 
 def _prepare(

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint in one process: finding it, reading it, putting it into a model, exporting it.
+"""The weights of a checkpoint in one process: finding it, reading it, putting it into a model.
 
 A checkpoint folder holds `latest` (JSON: directory, step), `model.json` and one directory per checkpoint in the format
 of torch.distributed.checkpoint, whose key `model` maps parameter names to tensors.
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from adts_trainer.data.files import written_atomically
 from adts_trainer.errors import CheckpointError
 from adts_trainer.model import build_model
 from adts_trainer.model_card import FILE_NAME, ModelCard, read_model_card
@@ -110,21 +109,3 @@ def load_model(found: FoundCheckpoint) -> nn.Module:
         ]
         raise CheckpointError(f"{found.directory}: does not fit its model.json: {', '.join(wrong[:3])}")
     return module.eval()
-
-
-def save_safetensors(path: Path, weights: dict[str, Tensor], card: ModelCard, step: int) -> int:
-    """Write all weights as one file, a tied output matrix once; returns its bytes. Raises StorageError."""
-    from safetensors.torch import save_file
-
-    tied = card.model.type == "gpt" and card.model.tie_embeddings
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    if tied and "token_embedding.weight" in kept:
-        kept.pop("head.weight", None)
-    metadata = {
-        "format": "pt",
-        "step": str(step),
-        "model": json.dumps(card.model.model_dump(by_alias=True, mode="json")),
-    }
-    with written_atomically(path) as temporary:
-        save_file(kept, temporary, metadata)
-    return path.stat().st_size

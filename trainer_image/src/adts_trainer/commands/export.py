@@ -1,4 +1,4 @@
-"""`adts export`: the weights of a checkpoint as one safetensors file."""
+"""`adts export`: the weights of a checkpoint as one safetensors file, or as a folder of Hugging Face."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import click
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="CHECKPOINT_OR_RUN_DIR")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, or folder for huggingface.")
 @click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write (.safetensors)."
+    "--format",
+    "form",
+    type=click.Choice(["safetensors", "huggingface"]),
+    default="safetensors",
+    show_default=True,
+    help="One .safetensors file, or a folder that transformers loads.",
 )
-def export(folder: Path, out: Path) -> None:
-    """Write the newest checkpoint of a run as one model.safetensors."""
-    from adts_trainer.weights import find_checkpoint, load_weights, save_safetensors
+def export(folder: Path, out: Path, form: str) -> None:
+    """Write the weights of a run's newest checkpoint for other programs."""
+    from adts_trainer.export import export_weights
+    from adts_trainer.weights import find_checkpoint
 
     found = find_checkpoint(folder)
-    weights = load_weights(found.directory)
-    size = save_safetensors(out, weights, found.card, found.step)
-    parameters = sum(tensor.numel() for tensor in weights.values())
-    click.echo(f"{out}: step {found.step}, {parameters:,} parameters, {size:,} bytes")
+    exported = export_weights(found, form, out)
+    click.echo(f"{out}: step {found.step}, {exported.parameters:,} parameters, {exported.size:,} bytes")
