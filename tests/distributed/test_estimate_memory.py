@@ -26,6 +26,8 @@ MLP = {"type": "mlp", "layers": 4, "hiddenSize": 128, "inputSize": 40, "outputSi
 
 RECOMPUTED = {"activationCheckpointing": "full"}
 HALF = {"dtype": "bf16"}
+DEEPSPEED = {"zero": {"stage": 1, "engine": "deepspeed"}, "communication": {"bucketMegabytes": 0.1}}
+"""Its buckets are whole from the first gradient on: the default's 25 MiB would hide all else."""
 
 
 def pipelined(degree: int, schedule: str = "1F1B", microbatches: int = 4) -> dict[str, Any]:
@@ -70,6 +72,11 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "pipeline 2, DualPipeV": (2, {"model": GPT, "parallelism": pipelined(2, "DualPipeV")}),
     "pipeline 4, 1F1B": (4, {"model": GPT, "parallelism": pipelined(4, microbatches=8)}),
     "stage 2 on 2, pipeline 2": (4, {"model": GPT, "zero": {"stage": 2}, "parallelism": pipelined(2)}),
+    "deepspeed stage 1 on 2": (2, {"model": GPT, **DEEPSPEED}),
+    "deepspeed stage 1, pipeline 2, large vocabulary, bf16": (
+        2,
+        {"model": LARGE_VOCABULARY, "parallelism": pipelined(2), "precision": HALF, **DEEPSPEED},
+    ),
 }
 
 

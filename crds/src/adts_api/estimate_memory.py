@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from adts_api.estimate_states import Formats, formats, states
 from adts_api.shapes import ModelShape, Part
 from adts_api.stages import Stack, stacks
-from adts_api.topology import topology
+from adts_api.topology import resolved_engine, topology
 from adts_api.v1alpha1 import Spec
 
 KINDS = ("parameters", "gradients", "optimizer", "activations", "copies", "buffers", "working", "residuals")
@@ -138,12 +138,15 @@ class MicroBatch:
         return min(stack.passes * max(chunks), microbatches * sum(chunks))
 
     def received(self, stack: Stack) -> int:
-        """Bytes of the buffers that torch's stages allocate for what their neighbours send, one for each micro-batch
-        and direction."""
+        """Bytes of what neighbours sent, besides what autograd keeps. torch's stages have a buffer for each micro-batch
+        and direction. DeepSpeed's have one for each direction, keep what they sent and received as long as it is in
+        flight, and the last one keeps logits until the next are there."""
         degree = self.spec.parallelism.pipeline
         if degree == 1:
             return 0
         sides = 2 * len(stack.chunks) - stack.has_first - stack.has_last
+        if resolved_engine(self.spec) == "deepspeed":
+            return sides * (stack.passes + 1) * self.boundary() + (self.logits() if stack.has_last else 0)
         return sides * self.spec.parallelism.microbatches * self.boundary()
 
     def at(self, moment: str, stack: Stack, kept: int) -> tuple[int, int]:

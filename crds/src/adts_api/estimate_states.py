@@ -1,7 +1,7 @@
 """What an engine keeps of the parameters: masters, gradients, optimizer state, whole copies and buffers, in bytes.
 
-Every term is a function of the moment of the step. ddp and native are measured by a test; what is said of DeepSpeed
-follows its papers (1910.02054, 2101.06840) and defaults, and is not measured.
+Every term is a function of the moment of the step. ddp, native and DeepSpeed's stage 1 are measured by a test; what is
+said of its other stages follows its papers (1910.02054, 2101.06840) and defaults, and is not measured.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class States:
         compression = self.spec.compression
         if compression.method == "none" or not compression.error_feedback or self.mesh.dp_replicate == 1:
             return 0
-        sums_at_owner = compression.method in ("bf16", "fp16", "int8", "fp8", "onebit")
+        sums_at_owner = compression.method in ("bf16", "fp16", "int8", "fp8", "onebit", "auto")  # auto: the largest
         return self.own * 4 + (self.own * 4 // self.mesh.dp_replicate if sums_at_owner else 0)
 
     @property
@@ -243,7 +243,8 @@ class Native(States):
 
 
 class DeepSpeed(States):
-    """ZeRO 1 to 3: half-precision (or second fp32) parameters beside flat fp32 masters of this rank's share."""
+    """ZeRO 1 to 3: half-precision (or second fp32) parameters beside flat fp32 masters of this rank's share. Stage 1
+    adds whole gradients up in fp32, and allocates its bucket, however large, in each backward pass."""
 
     @property
     def parameters(self) -> int:
@@ -259,10 +260,15 @@ class DeepSpeed(States):
     def at(self, moment: str) -> Held:
         stack, number, stage = self.stack, self.formats, self.spec.zero.stage
         entries = int(self.spec.communication.bucket_megabytes * 1024 * 1024) // MASTER_BYTES_OF_BUCKET
-        bucket = min(entries, stack.elements) * number.compute
         whole = stack.root_elements + 2 * stack.largest_layer if stage == 3 else 0
-        gradients = stack.elements if stage == 1 else self.own
-        return Held(gradients * number.compute, whole * number.compute, bucket, self.fresh(moment) * number.compute)
+        fresh = self.fresh(moment) * number.compute
+        if stage > 1:
+            bucket = min(entries, stack.elements) * number.compute
+            return Held(self.own * number.compute, whole * number.compute, bucket, fresh)
+        buckets = 2 if self.spec.parallelism.pipeline > 1 and moment == "embedding" else 1  # its pipeline adds one
+        has_begun = self.is_later or self.arrived(moment) > 0
+        gradients = stack.elements if self.is_later else self.arrived(moment)
+        return Held(gradients * number.master, 0, has_begun * buckets * entries * number.master, fresh)
 
 
 def states(spec: Spec, stack: Stack, *, is_later: bool) -> States:

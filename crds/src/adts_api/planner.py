@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
-from adts_api import rules_layout
+from adts_api import rules_layout, rules_zero
 from adts_api.cells import rule_engine_cell, rule_not_yet
 from adts_api.errors import FieldError
 from adts_api.estimate_memory import Peak, peak
@@ -66,6 +66,8 @@ OBEYED: tuple[Rule, ...] = (
     rules_layout.rule_global_batch,
     rules_layout.rule_bucket,
     rule_engine_cell,
+    rules_zero.rule_offload,
+    rules_zero.rule_deepspeed,
     rule_plan_of_mlp,
     *(partial(rule_not_yet, spec_leaves()[path]) for path in FREE),
 )

@@ -8,7 +8,6 @@ from adts_api.errors import FieldError
 from adts_api.rules_layout import whole_topology
 from adts_api.topology import resolved_engine
 from adts_api.v1alpha1 import Spec
-from adts_api.wording import one_of
 
 
 def rule_offload(spec: Spec) -> Iterator[FieldError]:
@@ -39,8 +38,7 @@ def rule_deepspeed(spec: Spec) -> Iterator[FieldError]:
         return
     zero, parallelism = spec.zero, spec.parallelism
     if parallelism.pipeline > 1:
-        problem = f"deepspeed with pipeline {parallelism.pipeline} is not supported yet"
-        yield FieldError("spec.zero.engine", problem, "use native")
+        yield from _pipeline(spec)
     mesh = whole_topology(spec)
     if mesh is not None and zero.stage and mesh.dp_replicate > 1:
         problem = f"{zero.shard_degree} is less than the {mesh.dp} data ranks, over all of which deepspeed shards"
@@ -48,7 +46,16 @@ def rule_deepspeed(spec: Spec) -> Iterator[FieldError]:
     if spec.training.compile and zero.stage == 3:
         problem = "true with deepspeed at zero.stage 3 compiles its hooks over and over, and gains nothing"
         yield FieldError("spec.training.compile", problem, "use false, or zero.stage 2")
-    adds_in_half = zero.stage == 1 and spec.precision.dtype == "bf16" and zero.offload.optimizer == "none"
-    if adds_in_half and parallelism.microbatches > 1:
-        problem = f"1 with deepspeed and bf16 adds the {parallelism.microbatches} micro-batches up in bf16"
-        yield FieldError("spec.zero.stage", problem, f"use {one_of(['2', '3'])}")
+
+
+def _pipeline(spec: Spec) -> Iterator[FieldError]:
+    """DeepSpeed's pipeline has one schedule, and its engine asserts stage 0 or 1."""
+    zero, parallelism = spec.zero, spec.parallelism
+    is_offloaded = zero.offload.optimizer != "none" or zero.offload.parameters != "none"
+    other = "spec.parallelism.pipeline 1" if is_offloaded else "spec.zero.engine native"
+    if zero.stage > 1:
+        problem = f"{zero.stage} shards gradients in each micro-batch, and deepspeed's pipeline reduces after the last"
+        yield FieldError("spec.zero.stage", problem, f"use 1, or {other}")
+    if parallelism.schedule != "1F1B":
+        problem = f"{parallelism.schedule} is something deepspeed cannot do: its pipeline has a 1F1B of its own"
+        yield FieldError("spec.parallelism.schedule", problem, f"use 1F1B, or {other}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from adts_api.validate import parse
 from support.manifests import changed, complaints
 
 EIGHT = "workers={replicas: 2, processesPerWorker: 4}"
 BATCH = "training.globalBatchSize=32"
+STAGE_1 = "zero={engine: deepspeed, stage: 1}"
 STAGE_2 = "zero={engine: deepspeed, stage: 2}"
+PIPELINE = "parallelism={pipeline: 2, microbatches: 2}"
 
 CASES: dict[str, tuple[list[str], str]] = {
     "stage 0": (
@@ -41,18 +44,25 @@ CASES: dict[str, tuple[list[str], str]] = {
         "spec.zero.offload.parameters: cpu needs parameters that are sharded, and zero.stage 2 keeps them whole; use "
         "none, or spec.zero.stage 3",
     ),
-    "pipeline": (
-        [EIGHT, BATCH, STAGE_2, "model.layers=4", "parallelism={pipeline: 2, microbatches: 2}"],
-        "spec.zero.engine: deepspeed with pipeline 2 is not supported yet; use native",
+    "pipeline at stage 2": (
+        [EIGHT, BATCH, STAGE_2, PIPELINE],
+        "spec.zero.stage: 2 shards gradients in each micro-batch, and deepspeed's pipeline reduces after the last; use "
+        "1, or spec.zero.engine native",
+    ),
+    "pipeline at stage 2, offloaded": (
+        [EIGHT, BATCH, "zero={stage: 2, offload: {optimizer: cpu}}", PIPELINE],
+        "spec.zero.stage: 2 shards gradients in each micro-batch, and deepspeed's pipeline reduces after the last; use "
+        "1, or spec.parallelism.pipeline 1",
+    ),
+    "another schedule": (
+        [EIGHT, BATCH, STAGE_1, "model.layers=4", "parallelism={pipeline: 2, microbatches: 2, schedule: GPipe}"],
+        "spec.parallelism.schedule: GPipe is something deepspeed cannot do: its pipeline has a 1F1B of its own; use "
+        "1F1B, or spec.zero.engine native",
     ),
     "replicas of shards": (
         [EIGHT, BATCH, "zero={engine: deepspeed, stage: 2, shardDegree: 4}"],
         "spec.zero.shardDegree: 4 is less than the 8 data ranks, over all of which deepspeed shards; remove it, or use "
         "spec.zero.engine native",
-    ),
-    "bf16 in micro-batches at stage 1": (
-        ["zero={engine: deepspeed, stage: 1}", "precision.dtype=bf16", "parallelism.microbatches=2"],
-        "spec.zero.stage: 1 with deepspeed and bf16 adds the 2 micro-batches up in bf16; use 2 or 3",
     ),
     "compile at stage 3": (
         ["zero={engine: deepspeed, stage: 3}", "training.compile=true"],
@@ -68,15 +78,14 @@ def test_it_is_refused_with_the_nearest_that_works(assignments: list[str], line:
 
 
 VALID = {
-    "every stage": ["zero={engine: deepspeed, stage: 1}"],
+    "every stage": [STAGE_1],
     "tensor parallel": [EIGHT, BATCH, STAGE_2, "parallelism.tensor=2"],
     "offload alone chooses the engine": ["zero={stage: 2, offload: {optimizer: cpu}}", "precision.dtype=bf16"],
     "all offloaded": ["zero={stage: 3, offload: {optimizer: cpu, parameters: cpu}}", "precision.dtype=fp16"],
-    "bf16 in micro-batches, offloaded": [
-        "zero={stage: 1, offload: {optimizer: cpu}}",
-        "precision.dtype=bf16",
-        "parallelism.microbatches=2",
-    ],
+    "bf16 in micro-batches at stage 1": [STAGE_1, "precision.dtype=bf16", "parallelism.microbatches=2"],
+    "pipeline": [EIGHT, BATCH, STAGE_1, PIPELINE, "precision.dtype=bf16"],
+    "pipeline and tensor parallel": [EIGHT, BATCH, STAGE_1, "parallelism={tensor: 2, pipeline: 2, microbatches: 2}"],
+    "pipeline, offloaded": [EIGHT, BATCH, "zero={stage: 1, offload: {optimizer: cpu}}", PIPELINE],
     "its buckets": [STAGE_2, "communication.bucketMegabytes=50"],
     "all data ranks by number": [EIGHT, BATCH, "zero={engine: deepspeed, stage: 2, shardDegree: 8}"],
 }
@@ -85,3 +94,9 @@ VALID = {
 @pytest.mark.parametrize("assignments", VALID.values(), ids=VALID)
 def test_what_has_a_cell_is_accepted(assignments: list[str]) -> None:
     assert complaints(changed(*assignments)) == []
+
+
+@pytest.mark.parametrize("zero", ["zero.engine=deepspeed", "zero.offload.optimizer=cpu"])
+def test_auto_chooses_a_stage_that_deepspeed_can(zero: str) -> None:
+    manifest = changed(EIGHT, BATCH, zero, "model.vocabularySize=256", "parallelism={mode: auto, pipeline: 2}")
+    assert parse(manifest).spec.zero.stage == 1

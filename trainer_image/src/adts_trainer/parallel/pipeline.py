@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,16 @@ class Shapes:
     def _floats(self, positions: int, features: int) -> Tensor:
         shape = (self.samples, positions, features)
         return torch.empty(shape, dtype=self.dtype, device="meta", requires_grad=True)
+
+
+class Passes(Protocol):
+    """The forward and backward passes of a pipeline, whoever drives them."""
+
+    def step(self, batch: Batch, factor: float) -> Tensor:
+        """Gradients of `factor` times the sum of losses; the sum, 0-dim, which is 0 where the last stage is not."""
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """The sum of losses, as of `step`, of as many samples as a step has."""
 
 
 class Pipeline:

@@ -32,19 +32,24 @@ from adts_trainer.distributed_setup import Processes
 from adts_trainer.model import forward
 from adts_trainer.parallel.model import Layout, ParallelModel, Place
 from adts_trainer.parallel.zero_config import zero_config
+from adts_trainer.parallel.zero_pipeline import ZeroPipeline
 from adts_trainer.parallel.zero_scaler import ZeroScaler
 from adts_trainer.precision import Formats, LossScaler
 
 
 class ZeroModel(ParallelModel):
-    """A layout without pipeline, its state sharded by DeepSpeed over the data ranks."""
+    """A layout whose state is sharded by DeepSpeed over the data ranks."""
 
     _engine: Any  # deepspeed.DeepSpeedEngine, which has no types
     _measure: Callable[[], Any]
     """DeepSpeed's own norm: of all parameters, or of each of its groups."""
+    _step: Callable[[], None]
+    _pipeline: ZeroPipeline | None
 
     def __init__(self, spec: Spec, layout: Layout, processes: Processes, formats: Formats) -> None:
-        super().__init__(spec.model, layout, "deepspeed", spec.zero.stage, processes, formats)
+        micro_batches, is_pipelined = spec.parallelism.microbatches, processes.layout.pp > 1
+        pipeline = ZeroPipeline(layout, micro_batches, processes) if is_pipelined else None
+        super().__init__(spec.model, layout, "deepspeed", spec.zero.stage, processes, formats, pipeline=pipeline)
         self._config = zero_config(spec, processes.layout, on_gpu=processes.device.type == "cuda")
         self._norm: Any = None
         self._factor = 1.0
@@ -57,18 +62,21 @@ class ZeroModel(ParallelModel):
         for place in self.places:
             if place.cut is not None:  # or it counts every tensor rank's part of the norm as the same
                 place.parameter.model_parallel = place.parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
-        deepspeed = _deepspeed(self._processes)
+        deepspeed, pipeline = _deepspeed(self._processes), self._pipeline
         self._engine, *_ = deepspeed.initialize(
-            model=self.parts[0],
+            model=pipeline.module(deepspeed) if pipeline else self.parts[0],
             optimizer=optimizer,
-            mpu=_Groups(self._processes),
+            mpu=None if pipeline else _Groups(self._processes),  # PipelineModule has its own
             config=self._config,
             dist_init_required=False,
         )
+        if pipeline:
+            pipeline.drive(self._engine, deepspeed)
         zero = self._engine.optimizer
         name = "_get_norm_groups" if self.stage == 3 else "scaled_global_norm"
         self._measure = getattr(zero, name)
         setattr(zero, name, lambda: self._norm)
+        self._step = self._engine._exec_optimizer_step if pipeline else self._engine.step
         optimizer.register_step_pre_hook(self._scale)
         return ZeroScaler(spec, zero.loss_scaler)
 
@@ -91,13 +99,13 @@ class ZeroModel(ParallelModel):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._factor = factor * self._engine.optimizer.loss_scale  # by which DeepSpeed divides
-        self._engine.step()
+        self._step()
 
     def drop(self) -> None:
         """Leave the step out. DeepSpeed takes it for an overflow, and lowers the loss scale of fp16."""
         invalid = torch.tensor(-1.0, device=self._processes.device)
         self._norm = [invalid] if self.stage == 3 else invalid
-        self._engine.step()
+        self._step()
 
     def home(self, place: Place) -> Home:
         """The flat tensor with this rank's share of a parameter."""
@@ -219,6 +227,8 @@ def _deepspeed(processes: Processes) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a minute of g++ at the first start
     if processes.device.type == "cpu":  # it refuses fp16 where the CPU has no instructions for it; torch only is slower
         deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
+    engine = deepspeed.DeepSpeedEngine  # which has another optimizer for bf16 at stage 1, without a norm to ask for
+    engine._configure_bf16_optimizer = engine._configure_zero_optimizer
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     _import_muon()
     return deepspeed

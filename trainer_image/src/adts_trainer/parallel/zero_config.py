@@ -27,15 +27,13 @@ def zero_config(spec: Spec, layout: Topology, *, on_gpu: bool) -> dict[str, Any]
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeedCPUAdam compiles C++ for a minute at its first use
         "steps_per_print": None,
     }
+    if spec.parallelism.pipeline > 1:
+        is_same = not spec.parallelism.sequence_parallel  # then a tensor rank sends its part, and the next gathers all
+        config["pipeline"] = {"pipe_partitioned": is_same, "grad_partitioned": is_same}
     if dtype != "fp32":
         config[dtype] = {"enabled": True}
         config["communication_data_type"] = "fp32"
-        if (dtype, spec.zero.stage, spec.zero.offload.optimizer) != (
-            "bf16",
-            1,
-            "none",
-        ):  # there it means another optimizer
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     if dtype == "fp16":
         config["fp16"] |= {
             "loss_scale": 0,  # dynamic

@@ -211,5 +211,9 @@ CELLS: tuple[Cell, ...] = (
         )
     ),
     Cell("deepspeed", 3, dp=2, precision="fp32", also=("parameters on cpu",)),
+    *(Cell("deepspeed", 1, pp=2, schedule="1F1B", precision=precision) for precision in ("fp32", "bf16", "fp16")),
+    Cell("deepspeed", 1, dp=2, pp=2, schedule="1F1B", precision="fp32", also=(LLAMA, UNEVEN)),
+    Cell("deepspeed", 1, tp=2, pp=2, schedule="1F1B", precision="fp32", also=("sequence parallel", "recomputed")),
+    Cell("deepspeed", 1, dp=2, tp=2, pp=2, schedule="1F1B", precision="fp32"),
 )
 """The matrix. A cell that is added here is run by `adts selfcheck`, by the tests, and is in docs/parity.md."""
