@@ -101,23 +101,25 @@ def without_compiler(context: RankContext) -> None:
 
 
 def count_collectives(context: RankContext) -> None:
-    """Print the bytes of all inputs of collectives in each step, the control sums in fp64 left out."""
+    """Print the bytes that the collectives of each step send as rings, the control sums in fp64 left out."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    inputs = {"allreduce_": 0, "_allgather_base_": 1, "_reduce_scatter_base_": 1}
+    ranks = context.world_size
+    inputs = {"allreduce_": (0, 2 / ranks), "_allgather_base_": (1, 1), "_reduce_scatter_base_": (1, 1 / ranks)}
 
     class Counter(TorchDispatchMode):
         def __init__(self) -> None:
             super().__init__()
-            self.total = 0
+            self.total = 0.0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = func._schema.name.removeprefix("c10d::")
             if name in inputs:  # broadcasts happen once, when DDP lays out its buckets
-                given = args[inputs[name]]
+                argument, share = inputs[name]
+                given = args[argument]
                 for tensor in given if isinstance(given, list) else [given]:
-                    self.total += tensor.nbytes if tensor.dtype != torch.float64 else 0
+                    self.total += tensor.nbytes * (ranks - 1) * share if tensor.dtype != torch.float64 else 0
             return func(*args, **(kwargs or {}))
 
     original = session.Session.run_step
@@ -125,7 +127,7 @@ def count_collectives(context: RankContext) -> None:
     def run_step(self: session.Session, stop: bool) -> Any:
         with Counter() as counter:
             result = original(self, stop)
-        print(f"counted {counter.total}", flush=True)
+        print(f"counted {counter.total:.0f}", flush=True)
         return result
 
     session.Session.run_step = run_step  # type: ignore[method-assign]

@@ -156,7 +156,8 @@ def families() -> set[str]:
 def of_the_launcher() -> set[str]:
     """The metrics of a job's lead pod."""
     whole = {"loss": 1.0, "evaluationLoss": 1.0, "tokensPerSecond": 1.0, "mfu": 1.0, "etaSeconds": 1.0}
-    text = launcher_metrics("job", PodStatus.model_validate({"progress": whole})).decode()
+    traffic = {"exposedSeconds": 1.0, "hiddenSeconds": 1.0}
+    text = launcher_metrics("job", PodStatus.model_validate({"progress": whole, "communication": traffic})).decode()
     return set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
 
 

@@ -24,7 +24,8 @@ IMPLEMENTED: frozenset[str] = frozenset(
         "zero": "stage engine shardDegree",
         "zero.offload": "optimizer parameters",
         "precision": "dtype initialLossScale lossScaleInterval",
-        "communication": "bucketMegabytes",
+        "compression": "method factory rank ratio blockSize errorFeedback warmupSteps minElements cast",
+        "communication": "bucketMegabytes overlap",
         "model": "type shape layers hiddenSize heads keyValueHeads intermediateSize vocabularySize tieEmbeddings"
         " dropout ropeTheta inputSize outputSize factory arguments path pretrained",
         "data": "type path claim tokenizer textField tokenType sequenceLength shuffle",
@@ -33,7 +34,7 @@ IMPLEMENTED: frozenset[str] = frozenset(
         "optimizer.schedule": "type warmupSteps decaySteps minRatio",
         "training": "steps globalBatchSize device seed deterministic compile activationCheckpointing onDivergence"
         " lossSpikeFactor logEverySteps tensorboard",
-        "checkpoint": "path claim everySteps keep asynchronous resume export",
+        "checkpoint": "path claim everySteps keep asynchronous resume initializeFrom export residual",
         "runPolicy": "suspend cleanPodPolicy backoffLimit activeDeadlineSeconds startDeadlineSeconds"
         " gracePeriodSeconds permanentExitCodes managedBy ttlSecondsAfterFinished",
         "scheduling": "gang queue priorityClassName topologyKey",
@@ -42,7 +43,9 @@ IMPLEMENTED: frozenset[str] = frozenset(
 )
 """Fields of the spec that have code, by path."""
 
-NOT_YET_VALUES: dict[str, tuple[str, ...]] = {"optimizer.name": ("onebit-adam",)}
+NOT_YET_VALUES: dict[str, tuple[str, ...]] = {
+    "optimizer.name": ("onebit-adam",),
+}
 """Values without code, of fields that have some."""
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from adts_api.errors import FieldError
-from adts_api.fields import is_set, spec_leaves
+from adts_api.fields import choices_of, is_set, spec_leaves
+from adts_api.training import Compression
 from adts_api.v1alpha1 import Spec
 from adts_api.wording import show
+
+LOSSY = tuple(it for it in choices_of(Compression.model_fields["method"]) if it != "none")
+"""Values of `compression.method` that compress."""
 
 
 class Effect(NamedTuple):
@@ -40,6 +44,13 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("optimizer", "beta1 beta2 epsilon", "optimizer.name", ("adamw", "onebit-adam")),
     Effect("optimizer", "momentum", "optimizer.name", ("sgd",)),
     Effect("optimizer.schedule", "decaySteps minRatio", "optimizer.schedule.type", ("linear", "cosine", "wsd")),
+    Effect("compression", "factory", "compression.method", ("custom",)),
+    Effect("compression", "rank", "compression.method", ("powersgd", "auto")),
+    Effect("compression", "ratio", "compression.method", ("topk", "randomk", "auto")),
+    Effect("compression", "blockSize", "compression.method", ("int8", "fp8", "onebit", "auto")),
+    Effect("compression", "cast", "compression.method", ("topk", "randomk", "powersgd")),
+    Effect("compression", "errorFeedback warmupSteps minElements", "compression.method", LOSSY),
+    Effect("checkpoint", "residual", "compression.method", LOSSY),
     Effect("precision", "initialLossScale lossScaleInterval", "precision.dtype", ("fp16",)),
 )
 

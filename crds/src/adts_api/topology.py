@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt
+from math import gcd, isqrt
 
 from adts_api.v1alpha1 import Spec
 
@@ -90,10 +90,18 @@ def topology(spec: Spec) -> Topology:
     if world % model_parallel:
         raise ValueError(f"tensor x pipeline = {model_parallel} does not divide the {world} processes")
     data = world // model_parallel
-    shard = 1 if spec.zero.stage == 0 else (spec.zero.shard_degree or data)
+    shard = 1 if spec.zero.stage == 0 else (spec.zero.shard_degree or _default_shards(spec, data))
     if data % shard:
         raise ValueError(f"zero.shardDegree {shard} does not divide the {data} data ranks")
     return Topology(spec.parallelism.pipeline, data // shard, shard, spec.parallelism.tensor)
+
+
+def _default_shards(spec: Spec, data: int) -> int:
+    """All data ranks share one copy of the state; with compression those of one worker, since what is compressed is the
+    traffic between copies."""
+    if spec.compression.method == "none":
+        return data
+    return gcd(data, max(1, processes_per_worker(spec) // spec.parallelism.tensor))
 
 
 def layout(spec: Spec) -> str:

@@ -102,15 +102,15 @@ class Compression(ApiModel):
     ratio: float = Field(0.01, gt=0, le=1)
     """Fraction of entries that top-k and random-k keep."""
     block_size: int = Field(256, ge=1)
-    """Entries that share one scale in int8 and fp8."""
+    """Entries that share one scale in int8, fp8 and onebit."""
     error_feedback: bool = True
     """Add what was lost to the next gradient."""
     warmup_steps: int = Field(0, ge=0)
-    """Optimizer steps before compression begins."""
+    """Optimizer steps before compression begins; with topk, steps of its ramp from a quarter of the entries down."""
     min_elements: int = Field(4096, ge=0)
     """Smaller tensors stay exact."""
     cast: Literal["none", "bf16", "fp16"] = "none"
-    """Second stage of a chain: format of what the compressor sends."""
+    """Second stage of a chain: format of the numbers that topk, randomk and powersgd send."""
 
 
 class Communication(ApiModel):
@@ -285,8 +285,10 @@ class Checkpoint(ApiModel):
     resume: Literal["auto", "never"] = "auto"
     """`auto` continues from the newest checkpoint in path; `never` refuses to start where one exists."""
     initialize_from: str = ""
-    """Pretrained safetensors to start from."""
+    """Pretrained weights to start from where path holds no checkpoint: a file or folder of `adts export`, or a Hugging
+    Face folder of GPT-2 or Llama."""
     residual: Literal["sum", "perRank", "none"] = "sum"
     """What is kept of the compressors' error feedback."""
-    export: Literal["none", "safetensors"] = "none"
-    """Also write the final weights as one `model.safetensors`."""
+    export: Literal["none", "safetensors", "huggingface"] = "none"
+    """Also write the final weights: `safetensors` as one file `model.safetensors`, `huggingface` as a folder
+    `huggingface` that transformers loads."""

@@ -222,11 +222,13 @@ class CommunicationStatus(Observed):
     """Traffic of the gradients."""
 
     wire_bytes_per_step: int = 0
-    """Bytes one rank hands to collectives per optimizer step."""
+    """Bytes one rank sends for data parallelism per optimizer step, by collectives that run as rings."""
     ratio: float = 1.0
-    """Uncompressed bytes over sent bytes."""
+    """Uncompressed bytes over sent bytes, between the replicas of a model."""
     exposed_seconds: float | None = None
-    """Seconds per step the computation waits for them."""
+    """Seconds per step that wait for the sums between replicas; unknown where torch or DeepSpeed makes them."""
+    hidden_seconds: float | None = None
+    """Seconds per step of them that pass beside the computation."""
 
 
 class GpuSeconds(Observed):

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from adts_api import (
     rules_command,
+    rules_compression,
     rules_data,
     rules_layout,
     rules_model,
@@ -47,6 +48,10 @@ TRAINING_RULES: tuple[Rule, ...] = (
     rules_zero.rule_offload,
     rules_zero.rule_deepspeed,
     rules_layout.rule_bucket,
+    rules_compression.rule_compression,
+    rules_compression.rule_auto,
+    rules_compression.rule_own_compressor,
+    rules_compression.rule_overlap,
     rules_layout.rule_global_batch,
     rules_model.rule_heads,
     rules_model.rule_key_value_heads,
@@ -56,6 +61,8 @@ TRAINING_RULES: tuple[Rule, ...] = (
     rules_data.rule_synthetic,
     rules_data.rule_local_paths,
     rules_data.rule_checkpoint_folder,
+    rules_data.rule_initial_weights,
+    rules_data.rule_export,
     rules_run.rule_schedule,
     rules_run.rule_divergence,
     *(partial(effect_errors, effect) for effect in EFFECTS),

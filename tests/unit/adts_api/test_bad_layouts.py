@@ -134,10 +134,6 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["precision={dtype: bf16, initialLossScale: 1024}"],
         ["spec.precision.initialLossScale: 1024.0 has no effect with precision.dtype bf16; remove it"],
     ),
-    "compression": (
-        ["compression.method=powersgd"],
-        ["spec.compression.method: powersgd is not supported yet; remove it"],
-    ),
     "context parallelism, by name": (
         ["parallelism.context=2"],
         ["spec.parallelism.context: 2 is not supported yet; remove it"],
@@ -145,10 +141,6 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "expert parallelism, by name": (
         ["parallelism.expert=2"],
         ["spec.parallelism.expert: 2 is not supported yet; remove it"],
-    ),
-    "no overlap": (
-        ["communication.overlap=false"],
-        ["spec.communication.overlap: false is not supported yet; remove it"],
     ),
 }
 

@@ -35,6 +35,7 @@ def metrics(folder: Path, context: RankContext, job: Spec | None = None, peak: f
         flops_per_sample=800.0,
         peak=peak,
         wire_bytes=77,
+        traffic=lambda: None,
     )
 
 
@@ -65,11 +66,13 @@ def test_a_logged_step_is_a_line_of_text_a_line_of_json_and_a_heartbeat(
     recorder.start(30)
     recorder.record(TrainState(step=40), result(2.3121))
     (line,) = lines(tmp_path)
-    assert {name: line[name] for name in ("step", "loss", "gradient_norm", "wire_bytes", "samples_digest")} == {
+    assert {
+        name: line[name] for name in ("step", "loss", "gradient_norm", "wire_bytes_per_step", "samples_digest")
+    } == {
         "step": 40,
         "loss": 2.3121,
         "gradient_norm": 0.91,
-        "wire_bytes": 77,
+        "wire_bytes_per_step": 77,
         "samples_digest": 5,
     }
     speed = line["tokens_per_second"]

@@ -20,8 +20,8 @@ JOB = {
     },
 }
 METRICS = [
-    {"step": 10, "loss": 3.0, "tokens_per_second": 100.0, "wire_bytes": 4000},
-    {"step": 20, "loss": 2.0, "tokens_per_second": 300.0, "wire_bytes": 4000},
+    {"step": 10, "loss": 3.0, "tokens_per_second": 100.0, "wire_bytes_per_step": 4000},
+    {"step": 20, "loss": 2.0, "tokens_per_second": 300.0, "wire_bytes_per_step": 4000},
     {"step": 20, "evaluation_loss": 2.25},
 ]
 

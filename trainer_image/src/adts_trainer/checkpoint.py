@@ -25,6 +25,7 @@ from adts_trainer import checkpoint_files as files
 from adts_trainer.batch import DataFacts
 from adts_trainer.checkpoint_manifest import FORMAT
 from adts_trainer.checkpoint_region import SavePlanner
+from adts_trainer.checkpoint_residuals import load_residuals, residual_regions
 from adts_trainer.checkpoint_state import load_regions, training_regions
 from adts_trainer.data.files import storage_error
 from adts_trainer.distributed_setup import Processes
@@ -89,6 +90,7 @@ class Checkpointer:
         """
         manifest = self._processes.together(functools.partial(self._verified, directory))[0]
         load_regions(directory, self._model, self._optimizer)
+        load_residuals(directory, self._model)
         self._scaler.restore(manifest["scaler"])
         state.restore(manifest)
         self.last_step = state.step
@@ -110,6 +112,7 @@ class Checkpointer:
         self.wait()
         name = files.directory_name(state.step, self._claim.attempt)
         regions = training_regions(self._model, self._optimizer)
+        regions |= residual_regions(self._model, self._spec.checkpoint.residual)
         options = {
             "storage_writer": dcp.FileSystemWriter(files.writing_path(self._root, name)),
             "process_group": self._group,

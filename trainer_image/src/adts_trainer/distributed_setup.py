@@ -34,8 +34,9 @@ class PendingSum:
 
     def wait(self) -> list[float]:
         """The sums, in fp64: integers below 2**53 are exact."""
-        if self._work is not None:
-            self._work.wait()
+        work = self._work
+        if work is not None:  # two threads may wait for it
+            work.wait()
             self._work = None
         return self._values.tolist()
 
@@ -86,6 +87,11 @@ class Processes:
     def group(self, axis: str) -> dist.ProcessGroup:
         """The ranks that differ from this one on one axis only."""
         return self.mesh.get_group(axis)
+
+    def own_group(self, axis: str) -> dist.ProcessGroup:
+        """A second group of the ranks of `group(axis)`, for collectives that run beside all others."""
+        ranks = dist.get_process_group_ranks(self.group(axis))
+        return dist.new_group(ranks, use_local_synchronization=True)
 
     def sum_later(self, *values: float) -> PendingSum:
         """Start summing a few numbers over all ranks, on the CPU, beside whatever the device does."""

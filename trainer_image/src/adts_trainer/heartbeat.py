@@ -28,6 +28,9 @@ class Heartbeat:
     checkpoint_path: str = ""
     checkpoint_at: str = ""
     wire_bytes_per_step: int = 0
+    compression_ratio: float | None = None
+    exposed_seconds: float | None = None
+    hidden_seconds: float | None = None
     error: str = ""
     """Message of the failure that ended the rank."""
     exit_code: int | None = None

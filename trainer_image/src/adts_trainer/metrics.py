@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from adts_api.v1alpha1 import Spec
+from adts_trainer.communication.reducer import Traffic
 from adts_trainer.context import RankContext
 from adts_trainer.data.files import storage_error
 from adts_trainer.divergence import Verdict
@@ -57,13 +59,15 @@ class Metrics:
         flops_per_sample: float,
         peak: float | None,
         wire_bytes: int,
+        traffic: Callable[[], Traffic | None],
     ) -> None:
         self._spec, self._is_lead, self._heartbeat = spec, context.is_lead, heartbeat
         self._folder = Path(spec.checkpoint.path)
         self._tokens_per_step = tokens_per_sample * spec.training.global_batch_size
         self._flops_per_token = flops_per_sample / tokens_per_sample
         self._peak = peak * context.world_size if peak else None
-        self._wire_bytes = wire_bytes
+        self._wire_bytes, self._traffic = wire_bytes, traffic
+        self._seen: list[Traffic] = []
         self._unit = "tokens" if tokens_per_sample > 1 else "samples"
         self._since: tuple[float, int] = (0.0, 0)
         self._tensorboard: Any = None
@@ -90,6 +94,9 @@ class Metrics:
     def record(self, state: TrainState, result: StepResult) -> None:
         """Tell of a step that was just done."""
         undone = result.verdict in (Verdict.STOP, Verdict.ROLLBACK)
+        traffic = self._traffic()
+        if traffic is not None:
+            self._seen.append(traffic)
         if result.problem:
             self.say(f"step {state.step + undone}: {result.problem}; {result.verdict.name.lower()}")
         if result.loss is None or undone:
@@ -101,11 +108,17 @@ class Metrics:
         speed = self._tokens_per_step / seconds
         mfu = speed * self._flops_per_token / self._peak if self._peak else None
         remaining = (self._spec.training.steps - state.step) * seconds
+        communication = self._communication()
         self._heartbeat.update(
-            step=state.step, loss=_finite(result.loss), tokens_per_second=speed, mfu=mfu, eta_seconds=remaining
+            step=state.step,
+            loss=_finite(result.loss),
+            tokens_per_second=speed,
+            mfu=mfu,
+            eta_seconds=remaining,
+            **communication,
         )
         if self._is_lead:
-            self._write_step(state.step, result, seconds, speed, mfu)
+            self._write_step(state.step, result, seconds, speed, mfu, communication)
 
     def record_evaluation(self, step: int, loss: float) -> None:
         """Tell of a held-out loss."""
@@ -130,7 +143,28 @@ class Metrics:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _write_step(self, step: int, result: StepResult, seconds: float, speed: float, mfu: float | None) -> None:
+    def _communication(self) -> dict[str, Any]:
+        """Of the steps since the last time: bytes of the last of them, mean seconds of all."""
+        seen, self._seen = self._seen, []
+        if not seen:
+            return {"wire_bytes_per_step": self._wire_bytes}
+        last = seen[-1]
+        return {
+            "wire_bytes_per_step": self._wire_bytes + last.sent_bytes,
+            "compression_ratio": last.exact_bytes / last.sent_bytes if last.sent_bytes else 1.0,
+            "exposed_seconds": sum(it.exposed_seconds for it in seen) / len(seen),
+            "hidden_seconds": sum(it.hidden_seconds for it in seen) / len(seen),
+        }
+
+    def _write_step(
+        self,
+        step: int,
+        result: StepResult,
+        seconds: float,
+        speed: float,
+        mfu: float | None,
+        communication: dict[str, Any],
+    ) -> None:
         self._append(
             {
                 "step": step,
@@ -140,7 +174,7 @@ class Metrics:
                 "tokens_per_second": speed,
                 "mfu": mfu,
                 "seconds": seconds,
-                "wire_bytes": self._wire_bytes,
+                **communication,
                 "samples_digest": result.digest,
                 "time": time.time(),
             }
@@ -157,6 +191,7 @@ class Metrics:
                 "training/gradient_norm": result.gradient_norm,
                 "training/learning_rate": result.learning_rate,
                 f"speed/{self._unit}_per_second": speed,
+                **{f"communication/{name}": value for name, value in communication.items()},
             },
         )
 

@@ -93,7 +93,13 @@ def render(job: dict[str, Any], metrics: Sequence[dict[str, Any]], baselines: di
         facts["training loss"] = f"{steps[-1]['loss']:.4f} at step {steps[-1]['step']}"
         if speeds:
             facts["tokens/s, median"] = f"{speeds[len(speeds) // 2]:,.0f}"
-        facts["bytes to collectives per step and rank"] = f"{steps[-1].get('wire_bytes') or 0:,.0f}"
+        last = steps[-1]
+        facts["bytes sent per step and rank"] = f"{last.get('wire_bytes_per_step') or 0:,.0f}"
+        if "compression_ratio" in last:
+            facts["between replicas"] = (
+                f"{last['compression_ratio']:.1f} times fewer bytes than uncompressed; per step "
+                f"{last['exposed_seconds']:.3f} s waited for, {last['hidden_seconds']:.3f} s hidden"
+            )
     lines = [f"# {job['metadata']['name']}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     if held_out:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from adts_trainer.data.dataset import Dataset
 from adts_trainer.data_loader import open_dataset
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.evaluation import Evaluator, spread
+from adts_trainer.export import NAMES, export_weights
 from adts_trainer.feed import Feed
 from adts_trainer.heartbeat import HeartbeatWriter
 from adts_trainer.metrics import Metrics, peak_flops
@@ -29,9 +31,10 @@ from adts_trainer.model_card import FILE_NAME, read_model_card
 from adts_trainer.optimizer import build_optimizer
 from adts_trainer.parallel.apply import parallelise
 from adts_trainer.precision import formats
+from adts_trainer.pretrained import initialise
 from adts_trainer.state import TrainState
 from adts_trainer.step import Flags, Step, StepResult
-from adts_trainer.weights import load_weights, save_safetensors
+from adts_trainer.weights import FoundCheckpoint
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Session:
     evaluator: Evaluator | None
     metrics: Metrics
     heartbeat: HeartbeatWriter
+    initialise: Callable[[], list[str]]
+    """Fills the model with pretrained weights; lines to say of it."""
     state: TrainState = field(default_factory=TrainState)
     _told: Saved | None = None
     """The checkpoint that the heartbeat tells of."""
@@ -52,10 +57,13 @@ class Session:
         """Continue from the newest checkpoint, or begin."""
         self.heartbeat.update(phase="restoring")
         directory = self.checkpointer.find()
+        self.step.rehearse(is_resumed=directory is not None)
         if directory is not None:
-            self.step.rehearse()
             self.checkpointer.load(directory, self.state)
             self.metrics.say(f"continue from step {self.state.step} in {directory}")
+        elif self.spec.checkpoint.initialize_from:
+            for line in self.initialise():
+                self.metrics.say(line)
         self._begin()
 
     def run_step(self, stop: bool) -> StepResult:
@@ -114,7 +122,7 @@ class Session:
     def finish(self) -> None:
         """Wait for the last checkpoint, export, close."""
         self.save_now()
-        if self.spec.checkpoint.export == "safetensors" and self.checkpointer.is_lead:
+        if self.spec.checkpoint.export != "none" and self.checkpointer.is_lead:
             self._export()
         self.metrics.close()
         self.heartbeat.update(phase="done", force=True)
@@ -142,9 +150,10 @@ class Session:
     def _export(self) -> None:
         assert self.checkpointer.saved is not None
         directory = self.checkpointer.saved.directory
-        path = directory.parent / "model.safetensors"
+        form = self.spec.checkpoint.export
+        path = directory.parent / NAMES[form]
         card = read_model_card(directory.parent / FILE_NAME)
-        save_safetensors(path, load_weights(directory), card, self.state.step)
+        export_weights(FoundCheckpoint(directory, self.state.step, card), form, path)
         self.metrics.say(f"wrote {path}")
 
 
@@ -179,13 +188,15 @@ def open_session(
         flops_per_sample=model.built.flops_per_sample,
         peak=peak_flops(processes.device, spec.precision.dtype),
         wire_bytes=wire_bytes_per_step(model, processes, numbers, spec.parallelism.microbatches),
+        traffic=lambda: model.reducer.traffic if model.reducer is not None else None,
     )
     parameters = model.built.size
     metrics.say(
         f"{parameters / 1e6:.2f}M parameters, {len(dataset):,} samples, {layout(spec)} ({model.engine}, "
         f"{spec.precision.dtype}) on {processes.device.type}"
     )
-    return Session(spec, step, checkpointer, evaluator, metrics, heartbeat)
+    pretrained = functools.partial(initialise, spec, model, processes)
+    return Session(spec, step, checkpointer, evaluator, metrics, heartbeat, pretrained)
 
 
 def _open_data(spec: Spec, context: RankContext, processes: Processes, path: str | None) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -71,15 +72,16 @@ class Step:
         share = self._feed.take(state.step, state.consumed)
         counts = self._processes.counts_samples
         totals = self._processes.sum_later(share.valid * counts, share.digest * counts, flags.stop, flags.save_failed)
+        unit = functools.cache(lambda: self._unit(totals.wait()[0]))
         self._seed(state.step)
+        self._model.begin(state.step, len(share.micro_batches), unit)
         local_loss = self._model.accumulate(share, self._scaler.scale / self._feed.targets_per_step)
         if state.step + 1 < self._spec.training.steps:
             self._feed.prepare(state.step + 1, state.consumed + self._spec.training.global_batch_size)
 
         valid, digest, stop, save_failed = totals.wait()
-        unit = self._feed.targets_per_step / max(1.0, valid) / self._scaler.scale
         self._finish_gradients()
-        norm = self._model.norm() * unit
+        norm = self._model.norm() * unit()
         loss = None
         if want_loss or self._policy.spike_factor:
             loss = self._processes.sum_later(local_loss.item()).wait()[0] / max(1.0, valid)
@@ -89,20 +91,35 @@ class Step:
         verdict = judge(self._policy, evidence)
         rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
         if verdict is Verdict.APPLY:
-            self._model.update(rate, clip_factor(norm, self._spec.optimizer.clip_norm) * unit)
+            self._model.update(rate, clip_factor(norm, self._spec.optimizer.clip_norm) * unit())
         else:
             self._model.drop()
         self._conclude(verdict, state, loss)
         flags = Flags(stop > 0, save_failed > 0)
         return StepResult(verdict, problem(self._policy, evidence), norm, rate, loss, int(digest), flags)
 
-    def rehearse(self) -> None:
-        """Run one micro-batch and forget it. DDP lays out its buckets anew after its first backward pass, and the order
-        of a sum over three and more ranks depends on the layout: only so a resumed run adds like an uninterrupted one.
+    def rehearse(self, *, is_resumed: bool) -> None:
+        """Run one micro-batch and forget it, before the first step of this process.
+
+        Buckets are laid out by the order in which gradients come. DDP does so after its first backward pass, and the
+        order of a sum over three and more ranks depends on the layout: only so a resumed run adds like an uninterrupted
+        one. Our own buckets must be settled before the first residual is in one.
         """
-        if self._model.replica is not None and self._processes.data_ranks > 2:
-            self._model.accumulate(self._feed.take(0, 0).first(), 1.0)
+        lays_out_anew = is_resumed and self._model.replica is not None and self._processes.data_ranks > 2
+        if lays_out_anew or (self._model.reducer is not None and not self._model.is_pipelined):
+            share = self._feed.take(0, 0).first()
+            buffers = [(it, it.clone()) for part in self._model.parts for it in part.buffers()]
+            self._model.begin(0, 1, lambda: 1.0)
+            self._model.accumulate(share, 1.0)
+            self._model.finish()
+            self._model.settle()
             self._model.drop()
+            for buffer, before in buffers:  # running statistics of a user's model
+                buffer.copy_(before)
+
+    def _unit(self, valid: float) -> float:
+        """What makes the true gradient of the accumulated one, for the number of targets that carry loss."""
+        return self._feed.targets_per_step / max(1.0, valid) / self._scaler.scale
 
     def _finish_gradients(self) -> None:
         """Complete the gradients of the sum of losses over all targets of the whole step, times the loss scale.

@@ -1,103 +1,186 @@
-"""Sums gradients over the replicas of a sharded model while the backward pass still runs.
+"""Sums gradients over the replicas of a model while the backward pass still runs, compressed where the spec says so.
 
-FSDP2 sums over `dp_shard` only; over `dp_replicate` it is this. Gradients are collected in buckets in the reverse order
-of the parameters, which is about the order in which they come. A bucket travels when all of it is there and every
-earlier bucket has left, so that all ranks send in one order whatever comes first on each.
+Gradients are named and shaped: they are taken where autograd has accumulated them, after FSDP2 has summed over its
+shards. A bucket travels when all of it is there and every earlier bucket has left, so that all ranks send in one order.
+One thread does it, in a process group of its own, so that collectives in several steps need no help of the backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
-_MEBIBYTE = 1024 * 1024
+from adts_trainer.communication.bucket import Bucket, Build, Policy
+from adts_trainer.communication.bucket_layout import MEBIBYTE, Named, lay_out, local
+from adts_trainer.communication.channel import Channel
+from adts_trainer.communication.wire import Wire, sent_by_all_reduce
 
 
-class Bucket:
-    """Gradients that travel together."""
+@dataclass
+class Traffic:
+    """What the last step cost on this rank."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.missing = 0
-        self._flat: Tensor | None = None
-        self._work: dist.Work | None = None
+    sent_bytes: int = 0
+    exact_bytes: int = 0
+    """What an uncompressed sum would have sent."""
+    busy_seconds: float = 0.0
+    """Compression and collectives, whatever ran beside them."""
+    exposed_seconds: float = 0.0
+    """Of these, what the step waited for after its backward pass."""
+    step_seconds: float = 0.0
+    """From `begin` to the end of the step."""
 
     @property
-    def is_sent(self) -> bool:
-        return self._work is not None
+    def hidden_seconds(self) -> float:
+        """What ran beside the backward pass."""
+        return max(0.0, self.busy_seconds - self.exposed_seconds)
 
-    def send(self, group: dist.ProcessGroup) -> None:
-        """Start the sum of what is there; parameters without a gradient have none on any rank."""
-        gradients = self._gradients()
-        if gradients:
-            self._flat = torch.cat([gradient.flatten() for gradient in gradients])
-            self._work = dist.all_reduce(self._flat, group=group, async_op=True)
 
-    def receive(self) -> None:
-        """Wait, and put the sums where the gradients were."""
-        if self._work is None or self._flat is None:
-            return
-        self._work.wait()
-        gradients = self._gradients()
-        sums = self._flat.split([gradient.numel() for gradient in gradients])
-        for gradient, total in zip(gradients, sums, strict=True):
-            gradient.copy_(total.view_as(gradient))
-        self._flat = self._work = None
-
-    def _gradients(self) -> list[Tensor]:
-        return [local(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+Tune = Callable[[int, Traffic], Build | None]
+"""Asked before every step, with what the last one cost: what to compress with from now on, None for as before."""
 
 
 class Reducer:
-    """One for all parameters of a rank. `begin` before the backward passes of a step, `finish` after them."""
+    """One for all parameters of a rank. `begin` before the backward passes of a step, `finish` after them, and then
+    `commit` or `drop`, as the whole job judged the step."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], group: dist.ProcessGroup, bucket_megabytes: float) -> None:
-        self._group = group
-        self._buckets = [Bucket(it) for it in _buckets(parameters, int(bucket_megabytes * _MEBIBYTE))]
-        self._next = 0
-        for bucket in self._buckets:
-            for parameter in bucket.parameters:
-                parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._arrived(bucket))
+    def __init__(
+        self,
+        parameters: Sequence[Named],
+        wire: Wire,
+        bucket_megabytes: float,
+        *,
+        policy: Policy | None = None,
+        overlap: bool = True,
+        tune: Tune | None = None,
+    ) -> None:
+        self.wire, self.policy, self._tune = wire, policy, tune
+        self.traffic = Traffic()
+        self._parameters = [(name, it) for name, it in parameters if it.requires_grad]
+        self._limit, self._overlap = int(bucket_megabytes * MEBIBYTE), overlap
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradients")
+        self._ready: list[str] = []
+        self._is_ordered = False
+        self._step: tuple[int, Callable[[], float]] = (0, lambda: 1.0)
+        self._begun = 0.0
+        self._lay_out(self._parameters[::-1])
+        for name, parameter in self._parameters:
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._arrived(name))
 
-    def begin(self, gradients_per_parameter: int) -> None:
-        """Say how often each parameter's gradient will be added to before it is complete."""
-        self._next = 0
-        for bucket in self._buckets:
-            bucket.missing = gradients_per_parameter * len(bucket.parameters)
+    def begin(self, step: int, gradients_per_parameter: int, unit: Callable[[], float]) -> None:
+        """Say how often each parameter's gradient will be added to before it is complete, and ask for the number that
+        makes a gradient true: it may wait for other ranks."""
+        build = self._tune(step, self.traffic) if self._tune is not None else None
+        if build is not None:
+            self._compress_with(build)
+        self._next, self._ready, self._step = 0, [], (step, unit)
+        self.traffic, self._begun = Traffic(), time.perf_counter()
+        self._sent_before = self.wire.sent
+        is_lossy = self.policy is not None and step >= self.policy.warmup_steps
+        for bucket in self.buckets:
+            bucket.missing = gradients_per_parameter * len(bucket.rows)
+            bucket.use(lossy=is_lossy)
 
     def finish(self) -> None:
         """Send what is left, wait for everything."""
-        for bucket in self._buckets[self._next :]:
-            bucket.send(self._group)
-        self._next = len(self._buckets)
-        for bucket in self._buckets:
-            bucket.receive()
+        while self._next < len(self.buckets):
+            self._send()
+        begin = time.perf_counter()
+        for bucket in self.buckets:
+            if bucket.done is not None:
+                bucket.done.result()
+                bucket.done = None
+        self.traffic.exposed_seconds = time.perf_counter() - begin
+        self.traffic.sent_bytes = self.wire.sent - self._sent_before
+        self.traffic.exact_bytes = sum(sent_by_all_reduce(it.nbytes, self.wire.size) for it in self.buckets)
 
-    def _arrived(self, bucket: Bucket) -> None:
-        bucket.missing -= 1
-        while self._next < len(self._buckets) and self._buckets[self._next].missing <= 0:
-            self._buckets[self._next].send(self._group)
-            self._next += 1
+    def commit(self) -> None:
+        """The step was taken: what compression left out of it is added to the next gradient."""
+        for bucket in self.buckets:
+            if bucket.channel is not None:
+                bucket.channel.commit()
 
+    def drop(self) -> None:
+        """The end of a step; if it was not taken, all is as before it."""
+        for bucket in self.buckets:
+            if bucket.channel is not None:
+                bucket.channel.drop()
+        self.traffic.step_seconds = time.perf_counter() - self._begun
 
-def local(gradient: Tensor) -> Tensor:
-    """What this rank holds of a gradient."""
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    def settle(self) -> None:
+        """Fix the order of buckets by that in which the gradients of the first rank were ready in the last step; its
+        results are to be dropped. All ranks call it, before any step that counts."""
+        if self._is_ordered or self.wire.size == 1:
+            return
+        order: list[list[str]] = [self._ready]
+        dist.broadcast_object_list(order, group=self.wire.group, group_src=0)
+        known = dict(self._parameters)
+        self._lay_out([(name, known[name]) for name in dict.fromkeys([*order[0], *known])])
+        self._is_ordered = True
 
+    def residuals(self) -> dict[str, Tensor]:
+        """A copy of what this rank left out, by parameter, in the shape of what it holds of it: fp32 or fp64."""
+        return self._by_name(lambda bucket, channel: channel.residual)
 
-def _buckets(parameters: Iterable[nn.Parameter], limit: int) -> list[list[nn.Parameter]]:
-    """Parameters in reverse order in lists of about `limit` bytes."""
-    lists: list[list[nn.Parameter]] = []
-    size = limit
-    for parameter in reversed([it for it in parameters if it.requires_grad]):
-        own = local(parameter.detach())
-        if size + own.nbytes > limit:
-            lists.append([])
-            size = 0
-        lists[-1].append(parameter)
-        size += own.nbytes
-    return lists
+    def owner_residuals(self) -> dict[str, Tensor]:
+        """What this rank left out as the owner of parts of buckets; zero elsewhere."""
+        return self._by_name(lambda bucket, channel: bucket.spread_out(channel.owner_residual))
+
+    def restore(self, own: dict[str, Tensor], owned: dict[str, Tensor], states: dict[str, Tensor]) -> None:
+        """Go on from `residuals()`, from `owner_residuals()` added up over all ranks, and from `states()`."""
+        for bucket in self.buckets:
+            if bucket.channel is not None:
+                bucket.restore(bucket.joined(own), bucket.joined(owned))
+                bucket.lossy_or_exact.restore(states)
+
+    def states(self) -> dict[str, Tensor]:
+        """What compressors build on beside residuals, by the names of their pieces."""
+        return {name: value for it in self.buckets for name, value in it.lossy_or_exact.state().items()}
+
+    def _compress_with(self, build: Build) -> None:
+        assert self.policy is not None
+        self.policy = replace(self.policy, build=build)
+        for bucket in self.buckets:
+            bucket.compress_with(build)
+
+    def _by_name(self, flat_of: Callable[[Bucket, Channel], Tensor | None]) -> dict[str, Tensor]:
+        found = {name: torch.zeros_like(local(it.detach())) for name, it in self._parameters}
+        for bucket in self.buckets:
+            flat = flat_of(bucket, bucket.channel) if bucket.channel is not None else None
+            if flat is not None:
+                bucket.place(flat, found)
+        return found
+
+    def _lay_out(self, parameters: Sequence[Named]) -> None:
+        applies = self.policy.applies_to if self.policy is not None else lambda *_: False
+        plan = lay_out(parameters, self._limit, applies)
+        self.buckets = [Bucket(rows, self.wire, self.policy, is_lossy=is_lossy) for rows, is_lossy in plan]
+        self._of: dict[str, list[Bucket]] = defaultdict(list)
+        for bucket in self.buckets:
+            for rows in bucket.rows:
+                self._of[rows.name].append(bucket)
+        self._next = len(self.buckets)
+
+    def _arrived(self, name: str) -> None:
+        self._ready.append(name)
+        for bucket in self._of[name]:
+            bucket.missing -= 1
+        while self._overlap and self._next < len(self.buckets) and self.buckets[self._next].missing <= 0:
+            self._send()
+
+    def _send(self) -> None:
+        bucket = self.buckets[self._next]
+        self._next += 1
+        bucket.done = self._thread.submit(self._reduce, bucket)
+
+    def _reduce(self, bucket: Bucket) -> None:
+        begin = time.perf_counter()
+        bucket.reduce(*self._step)
+        self.traffic.busy_seconds += time.perf_counter() - begin

@@ -96,7 +96,12 @@ class Memory:
         if beat.checkpoint_step:
             self.checkpoint = checkpoint(beat)
         if beat.wire_bytes_per_step:
-            self.communication = CommunicationStatus(wire_bytes_per_step=beat.wire_bytes_per_step)
+            self.communication = CommunicationStatus(
+                wire_bytes_per_step=beat.wire_bytes_per_step,
+                ratio=beat.compression_ratio if beat.compression_ratio is not None else 1.0,
+                exposed_seconds=beat.exposed_seconds,
+                hidden_seconds=beat.hidden_seconds,
+            )
 
 
 def termination_message(status: PodStatus) -> bytes:
@@ -136,8 +141,13 @@ class _Metrics(Collector):
         yield self._gauge("round", "Round of the processes: restarts in place so far.", self._status.round)
         yield self._gauge("attempt", "Attempt of the pod.", self._status.attempt)
         yield self._gauge("checkpoint_step", "Step of the newest checkpoint.", self._status.checkpoint.step)
-        wire = self._status.communication.wire_bytes_per_step
-        yield self._gauge("wire_bytes_per_step", "Bytes one process hands to collectives per step.", wire)
+        traffic = self._status.communication
+        yield self._gauge("wire_bytes_per_step", "Bytes one process sends per step.", traffic.wire_bytes_per_step)
+        yield self._gauge("compression_ratio", "Uncompressed bytes over sent bytes, between replicas.", traffic.ratio)
+        for name, value in (("exposed", traffic.exposed_seconds), ("hidden", traffic.hidden_seconds)):
+            if value is not None:
+                text = f"Seconds per step of {name} communication between replicas."
+                yield self._gauge(f"communication_{name}_seconds", text, value)
         state = GaugeMetricFamily("adts_state", "1 for the state the pod is in.", labels=("job", "state"))
         for each in PodState.__args__:  # type: ignore[attr-defined]
             state.add_metric((self._job, each), float(self._status.state == each))

@@ -10,12 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from adts_api.errors import ConfigError
 from adts_api.topology import resolved_engine
 from adts_api.v1alpha1 import Spec
+from adts_trainer.communication import methods
+from adts_trainer.communication.auto import Tuner, without
+from adts_trainer.communication.bucket import Policy
 from adts_trainer.communication.reducer import Reducer
+from adts_trainer.communication.wire import Wire
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.model import BuiltModel, initial_parameter
 from adts_trainer.parallel.data import replicate, shard
@@ -48,7 +53,7 @@ def parallelise(build: Build, spec: Spec, processes: Processes, formats: Formats
             _compile(layers or [part], processes.device)
         if engine == "native":
             shard(part, layers, processes, spec.zero.stage, formats)
-        _materialise(built, part, processes.device, spec.training.seed)
+        _materialise(built, part, processes.device, None if spec.checkpoint.initialize_from else spec.training.seed)
     layout = Layout(built, parts, _places(parts, ranks), loss, _tied(spec, built, processes))
     if engine == "deepspeed":
         return ZeroModel(spec, layout, processes, formats)
@@ -59,10 +64,16 @@ def parallelise(build: Build, spec: Spec, processes: Processes, formats: Formats
         spec.zero.stage,
         processes,
         formats,
-        replica=replicate(parts[0], processes, spec.communication.bucket_megabytes) if engine == "ddp" else None,
+        replica=_replica(spec, parts[0], processes) if engine == "ddp" else None,
         pipeline=_pipeline(spec, layout, ranks, processes, formats),
-        reducer=_reducer(spec, layout, processes) if engine == "native" else None,
+        reducer=_reducer(spec, engine, layout, processes),
     )
+
+
+def _replica(spec: Spec, module: nn.Module, processes: Processes) -> DistributedDataParallel | None:
+    if spec.compression.method != "none":
+        return None
+    return replicate(module, processes, spec.communication.bucket_megabytes)
 
 
 def _pipeline(
@@ -74,11 +85,32 @@ def _pipeline(
     return Pipeline(spec.parallelism, layout.parts, sizes, layout.loss, processes)
 
 
-def _reducer(spec: Spec, layout: Layout, processes: Processes) -> Reducer | None:
-    if processes.layout.dp_replicate == 1:
+def _reducer(spec: Spec, engine: str, layout: Layout, processes: Processes) -> Reducer | None:
+    """Ours, where torch's is not enough: between replicas of shards, and wherever gradients are compressed."""
+    method = spec.compression.method
+    if processes.layout.dp_replicate == 1 or (engine == "ddp" and method == "none"):
         return None
-    parameters = [place.parameter for place in layout.places]
-    return Reducer(parameters, processes.group("dp_replicate"), spec.communication.bucket_megabytes)
+    # tensor ranks hold copies of what is not cut: their copies stay equal only if they are summed exactly
+    compression = without(spec.compression) if method == "auto" else spec.compression
+    whole = frozenset(it.own_name for it in layout.places if it.cut is None and processes.layout.tp > 1)
+    policy = Policy(
+        functools.partial(methods.build, compression, seed=spec.training.seed),
+        whole,
+        spec.compression.min_elements,
+        0 if method == "topk" else spec.compression.warmup_steps,  # which has a ramp of its own
+        spec.compression.error_feedback,
+    )
+    parameters = [(place.own_name, place.parameter) for place in layout.places]
+    wire = Wire(processes.own_group("dp_replicate"))
+    tuner = Tuner(spec, parameters, policy, wire, processes) if method == "auto" else None
+    return Reducer(
+        parameters,
+        wire,
+        tuner.bucket_megabytes if tuner is not None else spec.communication.bucket_megabytes,
+        policy=policy if method != "none" else None,
+        overlap=spec.communication.overlap,
+        tune=tuner.before if tuner is not None else None,
+    )
 
 
 def _tied(spec: Spec, built: BuiltModel, processes: Processes) -> dist.ProcessGroup | None:
@@ -130,12 +162,14 @@ def _equalise(built: BuiltModel, processes: Processes) -> None:
 
 
 @torch.no_grad()
-def _materialise(built: BuiltModel, part: nn.Module, device: torch.device, seed: int) -> None:
+def _materialise(built: BuiltModel, part: nn.Module, device: torch.device, seed: int | None) -> None:
     """Storage and initial weights of a built-in model, one parameter at a time. A tied parameter is one parameter."""
     if not built.on_meta:
         part.to(device)
         return
     part.to_empty(device=device)
+    if seed is None:  # all come from a file, and a core takes a second to draw some millions
+        return
     aliases, where = getattr(part, "aliases", {}), cuts(part)
     for name, parameter in part.named_parameters():
         place = where.get(name)

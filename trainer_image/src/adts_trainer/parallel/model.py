@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,13 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from adts_api.training import Model, Precision
 from adts_trainer.batch import Batch
 from adts_trainer.checkpoint_region import Home, Region
-from adts_trainer.communication.reducer import Reducer, local
-from adts_trainer.distributed_setup import Processes
+from adts_trainer.communication.bucket_layout import local
+from adts_trainer.communication.reducer import Reducer
+from adts_trainer.distributed_setup import Coordinates, Processes
 from adts_trainer.errors import blame_user_code
 from adts_trainer.feed import Share
 from adts_trainer.model import BuiltModel, Loss, forward
 from adts_trainer.optimizer import euclidean_norm, scale_gradients
-from adts_trainer.parallel.pipeline import Pipeline
+from adts_trainer.parallel.pipeline import Passes
 from adts_trainer.parallel.tensor import Cut
 from adts_trainer.precision import Formats, LossScaler
 
@@ -40,6 +41,11 @@ class Place:
     """An output matrix that is the token embedding of another pipeline stage."""
     sees_a_part: bool = False
     """It is whole, but sees only this rank's positions of the sequence."""
+
+    @property
+    def own_name(self) -> str:
+        """Unlike any other of this rank, which may hold both the embedding and its copy."""
+        return f"{self.name}#copy" if self.is_copy else self.name
 
     @property
     def gradient(self) -> Tensor | None:
@@ -80,7 +86,7 @@ class ParallelModel:
         formats: Formats,
         *,
         replica: DistributedDataParallel | None = None,
-        pipeline: Pipeline | None = None,
+        pipeline: Passes | None = None,
         reducer: Reducer | None = None,
     ) -> None:
         self.engine, self.stage = engine, stage
@@ -103,15 +109,28 @@ class ParallelModel:
         return ((place.name, place.parameter) for place in self.places)
 
     @property
+    def coordinates(self) -> Coordinates:
+        """Of this rank in the mesh."""
+        return self._processes.coordinates
+
+    @property
     def is_pipelined(self) -> bool:
         return self._pipeline is not None
+
+    def begin(self, step: int, micro_batches: int, unit: Callable[[], float]) -> None:
+        """Before the passes of a step: `unit` times a gradient will be the true one; the function may wait for it."""
+        if self.reducer is not None:
+            adds_each = (self.engine == "ddp" or self.stage >= 2) and self._pipeline is None
+            self.reducer.begin(step, micro_batches if adds_each else 1, unit)
+
+    def settle(self) -> None:
+        """After the passes of a step that does not count: lay out what is best laid out as gradients come."""
+        if self.reducer is not None:
+            self.reducer.settle()
 
     def accumulate(self, share: Share, factor: float) -> Tensor:
         """Gradients of `factor` times the sum of losses; the sum of losses, 0-dim on the device, counted on one rank of
         those that have the same samples."""
-        syncs = len(share.micro_batches) if self.stage >= 2 and self._pipeline is None else 1
-        if self.reducer is not None:
-            self.reducer.begin(syncs)
         if self._pipeline is not None:
             return self._once(self._pipeline.step(share.batch, factor))
         loss_sum = torch.zeros((), dtype=self._formats.master, device=self._processes.device)
@@ -154,10 +173,14 @@ class ParallelModel:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.reducer is not None:
+            self.reducer.commit()
         self.drop()
 
     def drop(self) -> None:
         """Forget the gradients."""
+        if self.reducer is not None:
+            self.reducer.drop()
         self._gradients = []
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -1,0 +1,52 @@
+"""Rules on gradient compression: where there is traffic of ours to compress, and what a method needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adts_api.errors import FieldError
+from adts_api.fields import is_set, spec_leaves
+from adts_api.rules_layout import whole_topology
+from adts_api.topology import resolved_engine
+from adts_api.v1alpha1 import Spec
+
+
+def rule_compression(spec: Spec) -> Iterator[FieldError]:
+    """Gradients are compressed between the replicas of a model, by our own reducer."""
+    method, path = spec.compression.method, "spec.compression.method"
+    mesh, engine = whole_topology(spec), resolved_engine(spec)
+    if method == "none" or mesh is None:
+        return
+    if engine == "deepspeed":
+        problem = f"{method} with engine deepspeed, which sums gradients by itself"
+        yield FieldError(path, problem, "use none, or spec.zero.engine native")
+    elif mesh.dp == 1:
+        yield FieldError(path, f"{method} has nothing to compress with one data rank", "use none, or more workers")
+    elif mesh.dp_replicate == 1:
+        problem = f"{method} has nothing to compress: zero.stage {spec.zero.stage} shards over all {mesh.dp} data ranks"
+        fix = f"use none, or a spec.zero.shardDegree below {mesh.dp}"
+        yield FieldError(path, problem, fix)
+
+
+def rule_auto(spec: Spec) -> Iterator[FieldError]:
+    """What changes compressors by itself must not lose what they leave out."""
+    if spec.compression.method == "auto" and not spec.compression.error_feedback:
+        problem = "false with method auto, which changes between methods and carries over what they leave out"
+        yield FieldError("spec.compression.errorFeedback", problem, "use true, or name a method")
+
+
+def rule_own_compressor(spec: Spec) -> Iterator[FieldError]:
+    """A compressor of one's own has an import path."""
+    if spec.compression.method == "custom" and not spec.compression.factory:
+        yield FieldError("spec.compression.factory", "is empty with method custom", "set package.module:callable")
+
+
+def rule_overlap(spec: Spec) -> Iterator[FieldError]:
+    """Only our own reducer can be told to wait."""
+    mesh = whole_topology(spec)
+    ours = spec.compression.method != "none" or (
+        resolved_engine(spec) == "native" and mesh is not None and mesh.dp_replicate > 1
+    )
+    if not ours and is_set(spec_leaves()["communication.overlap"], spec):
+        problem = "false has no effect where torch or DeepSpeed sums the gradients"
+        yield FieldError("spec.communication.overlap", problem, "remove it")
