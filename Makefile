@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PROJECTS := crds/pyproject.toml operator/pyproject.toml trainer_image/pyproject.toml
 
 # Runs of many small jobs that nobody times: two at once, because their ranks mostly wait for each other.
-PARITY := $(addprefix tests/distributed/test_,parity.py deepspeed.py estimate_memory.py resume.py examples.py traps.py)
+PARITY := $(addprefix tests/distributed/test_,parity.py deepspeed.py estimate_memory.py resume.py examples.py traps.py compression.py compressors.py compressor_methods.py pretrained.py)
 
 # $(call timed,NAME,COMMAND): run a phase and say how long it took, so that CI shows where the time goes.
 timed = @begin=$$(date +%s); echo "--- $(1)"; $(2) && echo "--- $(1): $$(( $$(date +%s) - begin )) s"
@@ -36,8 +36,10 @@ test: venv ## lint, types, generated files, unit, distributed and cluster tests
 	$(call timed,distributed tests,$(BIN)/pytest -q tests/distributed $(PARITY:%=--ignore=%))
 	$(call timed,chart and cluster tests,$(MAKE) -s test-cluster)
 
+# Two clusters at once: these tests mostly wait. A cluster that is given is one.
 test-cluster: venv ## the operator on a real Kubernetes: root, Linux and Go, else skipped with the reason
-	@$(BIN)/pytest -q tests/chart tests/cluster
+	$(call timed,build Kubernetes and images,PYTHONPATH=tests $(BIN)/python -m cluster.harness build)
+	$(call timed,run,$(BIN)/pytest -q $(if $(ADTS_TEST_KUBECONFIG),,-n 2 --dist loadfile) tests/chart tests/cluster)
 
 test-fast: venv ## unit tests that take seconds
 	$(BIN)/pytest -q tests/unit -m "not slow and not distributed"

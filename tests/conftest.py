@@ -11,17 +11,17 @@ from hypothesis import settings
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
-_FIGURES = pytest.StashKey[list[str]]()
-
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Notes a measured figure, in words; it is printed, never asserted: machines are shared and noisy."""
-    return request.config.stash.setdefault(_FIGURES, []).append
+    return lambda figure: request.node.user_properties.append(("measured", figure))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(_FIGURES, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [it for of_kind in terminalreporter.stats.values() for it in of_kind if isinstance(it, pytest.TestReport)]
+    called = [it for it in reports if it.when == "call"]
+    figures = [str(value) for it in called for name, value in it.user_properties if name == "measured"]
     if figures:
         terminalreporter.section("measured")
         for figure in figures:

@@ -101,7 +101,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
         marker = item.get_closest_marker("timeout")
         seconds = marker.args[0] if marker and marker.args else TEST_SECONDS
-        item.add_marker(pytest.mark.timeout(seconds, func_only=True), append=False)
+        item.add_marker(pytest.mark.timeout(seconds), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

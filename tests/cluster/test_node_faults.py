@@ -111,11 +111,8 @@ def test_a_node_without_its_kubelet(node: Node, jobs: Jobs, measured: Measured) 
     measured(f"kubelet stopped: the next attempt begins after {time.monotonic() - begin:.0f} s (aim: {AWAY_SECONDS:g})")
     jobs.wait("far", "Running", PATIENCE)
     replaced = was_replaced(jobs, "far", lost, node)
-    begin = time.monotonic()
     node.start_kubelet()
-    wait_for(lambda: names(jobs.pods("far")) == replaced, 4 * RETURN_SECONDS, "the old pod is gone")
-    measured(f"kubelet started: the old pod is gone after {time.monotonic() - begin:.0f} s (aim: {RETURN_SECONDS:g})")
-    assert jobs.status("far")["phase"] == "Running"
+    wait_for_return(jobs, "far", replaced, "kubelet started", measured)
 
 
 def test_a_node_without_its_link(
@@ -134,11 +131,8 @@ def test_a_node_without_its_link(
         wait_for_checkpoint(jobs, "learner", 2)
         measured(f"link down: the next attempt saves a checkpoint after {time.monotonic() - begin:.0f} s")
         replaced = was_replaced(jobs, "learner", lost, node)
-        begin = time.monotonic()
         node.link_up()
-        wait_for(lambda: names(jobs.pods("learner")) == replaced, 4 * RETURN_SECONDS, "the old pod is gone")
-        measured(f"link up: the old pod is gone after {time.monotonic() - begin:.0f} s (aim: {RETURN_SECONDS:g})")
-        assert jobs.status("learner")["phase"] == "Running"
+        wait_for_return(jobs, "learner", replaced, "link up", measured)
         jobs.delete("learner")
 
 
@@ -151,6 +145,14 @@ def wait_for_checkpoint(jobs: Jobs, name: str, attempt: int) -> None:
     """Until the status knows a checkpoint that this attempt wrote."""
     path = lambda: jobs.status(name).get("checkpoint", {}).get("path", "")  # noqa: E731  named for the call below
     wait_for(lambda: path().endswith(f"-{attempt}"), 2 * PATIENCE, "a checkpoint", lambda: jobs.status(name))
+
+
+def wait_for_return(jobs: Jobs, name: str, replaced: list[str], what: str, measured: Measured) -> None:
+    """Until a node that came back has given up its old pod, and only it."""
+    gone = lambda: names(jobs.pods(name)) == replaced  # noqa: E731  named for the call below
+    seconds = wait_for(gone, 4 * RETURN_SECONDS, "the old pod is gone")
+    measured(f"{what}: the old pod is gone after {seconds:.0f} s (aim: {RETURN_SECONDS:g})")
+    assert jobs.status(name)["phase"] == "Running"
 
 
 def was_replaced(jobs: Jobs, name: str, lost: dict[str, Any], node: Node) -> list[str]:

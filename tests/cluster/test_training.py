@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -20,6 +19,7 @@ from support.cluster_jobs import Jobs, wait_for
 from support.helm_release import RESTRICTED, Release, installed
 from support.operator_access import new_namespace
 from support.operator_runs import REAL
+from support.trainer_jobs import shared_claim
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -57,45 +57,11 @@ def jobs(own_cluster: Cluster, release: Release) -> Iterator[Jobs]:
 @pytest.fixture
 def volumes(own_cluster: Cluster, jobs: Jobs, tmp_path: Path) -> Iterator[Path]:
     """Folders of this machine as the two claims of the example: both nodes see the same files."""
-    names = ("training-data", "training-checkpoints")
-    for name in names:
-        folder = tmp_path / name
-        folder.mkdir()
-        os.chown(folder, USER, USER)
-        own_cluster.apply(yaml.safe_dump_all(claim(name, jobs.namespace, folder)), jobs.namespace)
     tmp_path.chmod(0o755)
-    yield tmp_path
-    for name in names:
-        own_cluster.kubectl("delete", "pv", f"{jobs.namespace}-{name}", "--wait=false")
-
-
-def claim(name: str, namespace: str, folder: Path) -> list[dict[str, Any]]:
-    size, modes, volume = {"storage": "1Gi"}, ["ReadWriteMany"], f"{namespace}-{name}"
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": volume},
-            "spec": {
-                "capacity": size,
-                "accessModes": modes,
-                "hostPath": {"path": str(folder)},
-                "storageClassName": "",
-                "claimRef": {"name": name, "namespace": namespace},
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "accessModes": modes,
-                "storageClassName": "",
-                "volumeName": volume,
-                "resources": {"requests": size},
-            },
-        },
-    ]
+    with ExitStack() as claims:
+        for name in ("training-data", "training-checkpoints"):
+            claims.enter_context(shared_claim(own_cluster, jobs.namespace, name, tmp_path / name))
+        yield tmp_path
 
 
 def adts(*arguments: str) -> None:

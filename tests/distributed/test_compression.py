@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.compression_sums import count_sums, say_owed, with_overflow_on_rank_1
+from adts_api.contract import ExitCode
+from support.compression_sums import (
+    count_sums,
+    killed_in_a_compressed_step,
+    say_owed,
+    with_overflow_on_rank_1,
+)
 from support.ranks import Finished, run_job, spec
 
 pytestmark = pytest.mark.distributed
@@ -135,6 +142,22 @@ def test_a_resume_in_another_layout_loses_nothing(before: str, after: str, kept:
     (at_load,) = set(re.findall(r"loaded (\S+)", loaded.output))
     assert float(at_save) > 0
     assert float(at_load) == pytest.approx(float(at_save), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["int8", "powersgd", "topk"])
+@pytest.mark.parametrize("kept", ["sum", "perRank", "none"])
+def test_after_a_kill_in_the_middle_of_a_step_replicas_are_equal(method: str, kept: str, tmp_path: Path) -> None:
+    changes = {
+        "training": {"steps": 12},
+        "checkpoint": {"residual": kept, "everySteps": 5, "asynchronous": False},
+        "communication": {"bucketMegabytes": 0.05},
+    }
+    killed = run_job(tmp_path, 2, job(2, EVERY[method], **changes), prepare=killed_in_a_compressed_step)
+    assert killed.exit_codes == [ExitCode.LOST_PEER, -signal.SIGKILL]
+    resumed = run_job(tmp_path, 2, job(2, EVERY[method], **changes), attempt=2, prepare=count_sums).expect()
+    assert "continue from step 5" in resumed.output
+    assert resumed.heartbeats[0].step == 12
+    expect_equal_replicas(resumed)
 
 
 def forget_last(folder: Path, last: int, before: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def count_sums(context: RankContext) -> None:
         assert all(torch.equal(before, it) for before, it in zip(committed, now, strict=bool(committed)))
 
     def watched_finish(self: Session) -> None:
-        reducer = self.step._model.reducer
+        reducer = self.step._model.exchange
         assert reducer is not None
         own, owned = reducer.residuals(), reducer.owner_residuals()
         worst = 0.0
@@ -113,6 +114,22 @@ def with_overflow_on_rank_1(context: RankContext) -> None:
     Bucket.reduce = watched  # type: ignore[method-assign]
 
 
+def killed_in_a_compressed_step(context: RankContext) -> None:
+    """Rank 1 is killed in step 7, when it has sent one bucket of it and not the next."""
+    from adts_trainer.communication.bucket import Bucket
+
+    reduce, seen = Bucket.reduce, 0
+
+    def watched(self: Bucket, step: int, unit: Any) -> None:
+        nonlocal seen
+        seen += step == 7
+        if context.rank == 1 and seen == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        reduce(self, step, unit)
+
+    Bucket.reduce = watched  # type: ignore[method-assign]
+
+
 def say_owed(context: RankContext) -> None:
     """Print a number that depends on all that is owed for all parameters, after every load and before every save."""
     import torch
@@ -124,7 +141,7 @@ def say_owed(context: RankContext) -> None:
 
     def owed(model: ParallelModel) -> float:
         """Σ over ranks and parameters of ‖what all replicas owe for it‖², a sum that no cut of a parameter changes."""
-        reducer = model.reducer
+        reducer = model.exchange
         assert reducer is not None
         own, owned = reducer.residuals(), reducer.owner_residuals()
         square = torch.zeros((), dtype=torch.float64)

@@ -51,9 +51,10 @@ MARGIN = 0.10
 
 
 def rule_plan_of_mlp(spec: Spec) -> Iterator[FieldError]:
-    """The mlp has no table of how its matrices are cut."""
+    """What a rank needs for its part of an mlp is not known in closed form."""
     if spec.model.type == "mlp" and spec.parallelism.tensor > 1:
-        yield FieldError("spec.parallelism.tensor", f"{spec.parallelism.tensor} cannot cut an mlp", "use 1")
+        problem = f"{spec.parallelism.tensor} is beyond the plan, which knows an mlp only whole"
+        yield FieldError("spec.parallelism.tensor", problem, "use 1")
 
 
 OBEYED: tuple[Rule, ...] = (

@@ -10,7 +10,7 @@ from cluster.harness import build_storage, machine, node_store, teardown, watchd
 from cluster.harness.build_storage import images_locked
 from cluster.harness.claims import claim
 from cluster.harness.cluster import Cluster
-from cluster.harness.images import operator_image, trainer_image
+from cluster.harness.images import lower_contract_image, operator_image, trainer_image
 from cluster.harness.layout import INDEXES, Layout
 from cluster.harness.machine import MachineError
 from cluster.harness.process import ClusterError
@@ -26,12 +26,15 @@ def main() -> int:
     down.add_argument("--index", type=int, choices=INDEXES, help="remove this one only")
     reload = commands.add_parser("load", help="bring the images of the present sources into a running cluster")
     reload.add_argument("--index", type=int, choices=INDEXES, default=0, help="number of the cluster; default: 0")
+    commands.add_parser("build", help="build what a cluster needs and this machine does not have yet: takes minutes")
     watch = commands.add_parser("watch", help="(used by the harness) remove a cluster when its owner ends")
     watch.add_argument("index", type=int)
     arguments = parser.parse_args()
     try:
         if arguments.command == "up":
             start(arguments.index, arguments.images)
+        elif arguments.command == "build":
+            build()
         elif arguments.command == "load":
             load(arguments.index)
         elif arguments.command == "down":
@@ -56,6 +59,15 @@ def start(index: int | None, with_images: bool) -> None:
         cluster.load_image(image)
     watchdog.release(cluster.layout)
     print(f"{cluster.kubeconfig}\nexport KUBECONFIG={cluster.kubeconfig}")
+
+
+def build() -> None:
+    """Before several processes that would wait for each other's builds; nothing where no cluster can be."""
+    if obstacle := machine.obstacle():
+        machine.say(obstacle)
+        return
+    node_store.refresh([operator_image(), trainer_image()])
+    lower_contract_image()
 
 
 def load(index: int) -> None:
