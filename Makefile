@@ -4,8 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROJECTS := crds/pyproject.toml operator/pyproject.toml trainer_image/pyproject.toml
 
-# Runs of many small jobs that nobody times: two at once, because their ranks mostly wait for each other.
-PARITY := $(addprefix tests/distributed/test_,parity.py deepspeed.py estimate_memory.py resume.py examples.py traps.py compression.py compressors.py compressor_methods.py pretrained.py)
+# Runs of many small jobs that nobody times: two at once.
+PARITY := $(addprefix tests/distributed/test_,parity.py deepspeed.py estimate_memory.py resume.py examples.py traps.py compression.py compressors.py compressor_methods.py pretrained.py outer.py)
+# Also nobody's deadlines, but of other subjects.
+UNTIMED := $(addprefix tests/distributed/test_,accounting.py bad_input.py checkpoints.py compile.py divergence.py evaluation.py failures.py precision.py)
+
 
 # $(call timed,NAME,COMMAND): run a phase and say how long it took, so that CI shows where the time goes.
 timed = @begin=$$(date +%s); echo "--- $(1)"; $(2) && echo "--- $(1): $$(( $$(date +%s) - begin )) s"
@@ -33,7 +36,8 @@ test: venv ## lint, types, generated files, unit, distributed and cluster tests
 	$(call timed,verify,$(MAKE) -s verify)
 	$(call timed,unit tests,$(BIN)/pytest -q -n 2 tests/unit)
 	$(call timed,parity with one process,$(BIN)/pytest -q -n 2 $(PARITY))
-	$(call timed,distributed tests,$(BIN)/pytest -q tests/distributed $(PARITY:%=--ignore=%))
+	$(call timed,distributed tests,$(BIN)/pytest -q -n 2 $(UNTIMED))
+	$(call timed,distributed tests with deadlines,$(BIN)/pytest -q tests/distributed $(addprefix --ignore=,$(PARITY) $(UNTIMED)))
 	$(call timed,chart and cluster tests,$(MAKE) -s test-cluster)
 
 # Two clusters at once: these tests mostly wait. A cluster that is given is one.

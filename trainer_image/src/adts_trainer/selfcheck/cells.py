@@ -129,6 +129,14 @@ def schedules(stage: int) -> tuple[str, ...]:
     return tuple(name for name in SCHEDULES if stage < 3 or name not in SPLIT_BACKWARD)
 
 
+def schedules_of_eight(stage: int) -> tuple[str, ...]:
+    """Those that tensor x pipeline x data ranks run at a ZeRO stage: one with a stage a rank, and one with several.
+
+    All of them run under tensor x pipeline without shards and under pipeline x data with each stage.
+    """
+    return "1F1B", schedules(stage)[-1]
+
+
 CELLS: tuple[Cell, ...] = (
     Cell("ddp", 0),
     Cell("ddp", 0, dp=2, quick=True),
@@ -183,7 +191,7 @@ CELLS: tuple[Cell, ...] = (
     *(
         Cell("native", stage, dp=2, tp=2, pp=2, schedule=name, quick=stage == 3 and name == "1F1B")
         for stage in (1, 2, 3)
-        for name in schedules(stage)
+        for name in schedules_of_eight(stage)
     ),
     *(
         cell

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from adts_api import cells as api
 from adts_api.errors import FieldError, ManifestError
 from adts_api.validate import parse
-from adts_trainer.selfcheck.cells import SCHEDULES, VARIANTS, Cell, manifest
+from adts_trainer.selfcheck.cells import SCHEDULES, VARIANTS, Cell, manifest, schedules_of_eight
 
 OFFLOADS = tuple(name for name, changes in VARIANTS.items() if "offload" in changes.get("zero", {}))
 
@@ -35,12 +35,13 @@ def missing(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def layouts() -> Iterator[Cell]:
-    """Every engine at every stage on two data ranks, without and with tensor parallelism, each pipeline schedule."""
+    """Every engine at every stage on two data ranks, without and with tensor parallelism, and with each pipeline
+    schedule; with shards on eight ranks only with some of them."""
     for row in api.CELLS:
         precision = _most_exact(row)
         for tp in (1, 2):
             yield Cell(row.engine, row.stage, dp=2, tp=tp, precision=precision)
-            for name in SCHEDULES:
+            for name in SCHEDULES if tp == 1 or row.stage == 0 else schedules_of_eight(row.stage):
                 yield Cell(row.engine, row.stage, dp=2, tp=tp, pp=2, schedule=name, precision=precision)
 
 
