@@ -14,7 +14,7 @@ UNTIMED := $(addprefix tests/distributed/test_,accounting.py bad_input.py checkp
 timed = @begin=$$(date +%s); echo "--- $(1)"; $(2) && echo "--- $(1): $$(( $$(date +%s) - begin )) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast test-cluster lint type verify crds chart bench bench-operator image clean cluster-up cluster-down
+.PHONY: help venv demo test test-fast test-cluster lint type verify crds chart bench bench-operator bench-trainer bench-communication bench-compression image clean cluster-up cluster-down
 
 help: ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  make %-10s %s\n' "$$t" "$$d"; done
@@ -75,6 +75,15 @@ bench: venv ## step time against a bare torch DDP loop, and start-up time (print
 
 bench-operator: venv ## the operator with 100 KWOK nodes: pods/s, writes, CPU, restart (printed, not asserted)
 	@PYTHONPATH=tests $(BIN)/python -m perf.operator_bench $(SIZES)
+
+bench-trainer: venv ## step time of every engine against the library it wraps, predicted against measured memory
+	@PYTHONPATH=tests $(BIN)/python -m perf.trainer_bench $(ARGS)
+
+bench-communication: venv ## compressors, torch's hooks and DeepSpeed over shaped links between two namespaces (root, Linux)
+	@PYTHONPATH=tests $(BIN)/python -m perf.link_bench $(ARGS)
+
+bench-compression: venv ## held-out loss with every compressor under every layout; resumable by cell, takes hours
+	@PYTHONPATH=tests $(BIN)/python -m perf.compression_bench $(ARGS)
 
 image: ## build both images with docker or buildah
 	@tool=$$(command -v docker || command -v buildah) || { echo "make image needs docker or buildah"; exit 2; }; \

@@ -24,8 +24,18 @@ pytestmark = pytest.mark.distributed
         (3, {"zero": {"stage": 3}, "training": {"globalBatchSize": 12}}),
         (2, {"zero": {"stage": 3}, "training": {"activationCheckpointing": "full"}}),
         (2, {"zero": {"stage": 3}, "precision": {"dtype": "bf16"}}),
+        (2, {"zero": {"stage": 2}, "precision": {"dtype": "fp32", "reduceDtype": "bf16"}}),
     ],
-    ids=["alone", "ddp", "ddp in 2 parts", "stage 2 in 2 parts", "stage 3 on 3", "stage 3 recomputed", "stage 3 bf16"],
+    ids=[
+        "alone",
+        "ddp",
+        "ddp in 2 parts",
+        "stage 2 in 2 parts",
+        "stage 3 on 3",
+        "stage 3 recomputed",
+        "stage 3 bf16",
+        "bf16 on the wire",
+    ],
 )
 def test_wire_bytes_are_what_collectives_get(world: int, changes: dict[str, Any], tmp_path: Path) -> None:
     changes = {"precision": {"dtype": "fp32"}, **changes}

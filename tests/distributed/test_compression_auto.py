@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,18 @@ def test_the_loss_is_that_of_training(slow: Finished, fast: Finished) -> None:
     assert fast.series("loss")[:5] == pytest.approx(slow.series("loss")[:5], rel=1e-4), "nothing is compressed yet"
     assert slow.series("loss")[-1] == pytest.approx(fast.series("loss")[-1], rel=0.1)
     assert slow.series("loss")[-1] < slow.series("loss")[0] - 0.3
+
+
+def test_a_link_that_changes_is_measured_anew(tmp_path: Path) -> None:
+    auto = spec(**{**AUTO, "training": {"steps": 72}})
+    run = run_job(tmp_path, 2, auto, prepare=cases.slow_later).expect()
+    before, _, after = run.output.partition("measuring anew")
+    assert re.search(r"steps wait \S+ s for gradients instead of \S+ s; $", before)
+    assert re.search(rf"from step \d+: ({COMPRESSORS}): the median step took", after)
+    predicted = [float(it) for it in re.findall(r"none (\S+) \(0\)", run.output)]
+    assert predicted[1] > 5 * predicted[0]
+    by_rank = changes(run)
+    assert by_rank["0"] == by_rank["1"]
 
 
 ORDER = ("int8", "int8", "onebit", "powersgd", "topk", "bf16", "powersgd")

@@ -44,6 +44,11 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "ddp on 2": (2, {"model": GPT}),
     "ddp on 2, 4 micro-batches": (2, {"model": GPT, "parallelism": {"microbatches": 4}}),
     "ddp on 2, bf16, recomputed": (2, {"model": LLAMA, "precision": HALF, "training": RECOMPUTED}),
+    "ddp on 2, apart": (2, {"model": GPT, "communication": {"syncEvery": 2}}),
+    "stage 3, two shards by two replicas, apart": (
+        4,
+        {"model": GPT, "zero": {"stage": 3, "shardDegree": 2}, "communication": {"syncEvery": 2, "outerMomentum": 0}},
+    ),
     "stage 2 on 2": (2, {"model": GPT, "zero": {"stage": 2}}),
     "stage 2 on 2, 4 micro-batches, bf16": (
         2,

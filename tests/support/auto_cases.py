@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from adts_api.training import Compression
-from adts_trainer.communication import methods
+from adts_trainer.commands.bench_comm import bench
+from adts_trainer.communication import decisions, methods
 from adts_trainer.communication.auto import Tuner
 from adts_trainer.communication.bucket import Build, Policy
 from adts_trainer.communication.channel import Channel
@@ -68,6 +71,22 @@ def slow(context: RankContext) -> None:
     apply.Wire = SlowWire  # type: ignore[misc]
 
 
+def slow_later(context: RankContext) -> None:
+    """The link becomes slow once all is decided, and `auto` looks again soon."""
+
+    class Later(TalkingTuner):
+        def before(self, step: int, last: Traffic) -> Build | None:
+            build = super().before(step, last)
+            if self._phase.kind == "kept":
+                SlowWire.bytes_per_second = 1e6
+            return build
+
+    slow(context)
+    decisions.CHECK_STEPS = decisions.RETRY_STEPS = 4
+    SlowWire.bytes_per_second = 1e12
+    apply.Tuner = Later  # type: ignore[misc]
+
+
 def slow_link(wire: Wire) -> tuple[Link, float]:
     """What the probe finds on 4 MB/s, and the seconds it takes."""
     made = SlowWire(wire.group)
@@ -104,3 +123,10 @@ def _build(method: str) -> Build:
 
 def _policy(method: str) -> Policy:
     return Policy(_build(method), frozenset(), 0, 0, error_feedback=True)
+
+
+def bench_as_rank(environ: Mapping[str, str], output: Path) -> None:
+    """`adts bench comm` as a process that something else has started."""
+    os.environ.update(environ)
+    with output.open("w") as stream, redirect_stdout(stream):
+        bench.main(["comm", "--size", "0.1", "--method", "none", "--repetitions", "1"], standalone_mode=False)

@@ -107,6 +107,7 @@ def count_collectives(context: RankContext) -> None:
 
     ranks = context.world_size
     inputs = {"allreduce_": (0, 2 / ranks), "_allgather_base_": (1, 1), "_reduce_scatter_base_": (1, 1 / ranks)}
+    inputs["alltoall_base_"] = (1, 1 / ranks)
 
     class Counter(TorchDispatchMode):
         def __init__(self) -> None:

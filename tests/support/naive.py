@@ -6,7 +6,8 @@ from adts_api import pipelining, rules_layout
 from adts_trainer.context import RankContext
 from adts_trainer.models.gpt import GPT
 from adts_trainer.parallel import apply
-from adts_trainer.parallel.model import ParallelModel, Place
+from adts_trainer.parallel.model import ParallelModel
+from adts_trainer.parallel.places import Place
 
 
 def every_rank_counts_all_it_has(context: RankContext) -> None:

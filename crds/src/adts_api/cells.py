@@ -23,9 +23,9 @@ IMPLEMENTED: frozenset[str] = frozenset(
         "parallelism": "mode tensor pipeline schedule microbatches sequenceParallel",
         "zero": "stage engine shardDegree",
         "zero.offload": "optimizer parameters",
-        "precision": "dtype initialLossScale lossScaleInterval",
+        "precision": "dtype reduceDtype initialLossScale lossScaleInterval",
         "compression": "method factory rank ratio blockSize errorFeedback warmupSteps minElements cast",
-        "communication": "bucketMegabytes overlap",
+        "communication": "bucketMegabytes overlap syncEvery outerLearningRate outerMomentum",
         "model": "type shape layers hiddenSize heads keyValueHeads intermediateSize vocabularySize tieEmbeddings"
         " dropout ropeTheta inputSize outputSize factory arguments path pretrained",
         "data": "type path claim tokenizer textField tokenType sequenceLength shuffle",

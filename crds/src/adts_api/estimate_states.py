@@ -91,9 +91,16 @@ class States:
 
     @property
     def optimizer(self) -> int:
-        """AdamW keeps two numbers an entry, SGD one, without momentum none."""
+        """AdamW keeps two numbers an entry, SGD one, without momentum none. Replicas that train apart keep where they
+        started, and the outer step's momentum if it has one."""
         numbers = 2 if self.spec.optimizer.name != "sgd" else 1 if self.spec.optimizer.momentum else 0
-        return self.own * self.formats.master * numbers
+        outer = 1 + bool(self.spec.communication.outer_momentum) if self.is_apart else 0
+        return self.own * self.formats.master * (numbers + outer)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether replicas make steps of their own: then nothing of a gradient waits to travel between them."""
+        return self.spec.communication.sync_every > 1
 
     @property
     def residuals(self) -> int:
@@ -144,7 +151,7 @@ class Ddp(States):
 
     def at(self, moment: str) -> Held:
         stack, number = self.stack, self.formats
-        has_buckets = self.mesh.dp > 1
+        has_buckets = self.mesh.dp > 1 and not self.is_apart
         is_whole = has_buckets or self.is_later
         gradients = stack.elements if is_whole else self.arrived(moment)
         twice = has_buckets and self.is_later and moment != "optimizer"
@@ -217,7 +224,7 @@ class Native(States):
         copies = 2 if resolved_device(self.spec) == "cpu" else 1
         ahead = gathered if self.spec.zero.stage == 3 else 0
         arrived = -(-self.arrived(moment) // self.mesh.dp_shard)
-        replicated = arrived * number.master if self.mesh.dp_replicate > 1 else 0
+        replicated = arrived * number.master if self.mesh.dp_replicate > 1 and not self.is_apart else 0
         inputs = {
             "forward": gathered,
             "output": ahead,

@@ -138,22 +138,24 @@ def _traffic(spec: Spec, mesh: Topology, number: Formats, stack: Stack, samples:
 
 
 def _data_traffic(spec: Spec, mesh: Topology, number: Formats, stack: Stack, inside: int) -> list[Traffic]:
-    """Gradients, and under sharding parameters."""
+    """Gradients, and under sharding parameters; of replicas that train apart the mean over a round."""
     microbatches, stage = spec.parallelism.microbatches, spec.zero.stage
     gradients, whole = stack.elements * number.master, stack.elements * number.compute
     messages = len(stack.layers) + 1
     leaves = mesh.dp * mesh.tp > inside
+    every = spec.communication.sync_every
     if resolved_engine(spec) == "ddp":
-        return [Traffic("data", 2 * _ring(mesh.dp) * gradients, messages, leaves)]
+        axis = "data" if every == 1 else "replicas"
+        return [Traffic(axis, 2 * _ring(mesh.dp) * gradients / every, -(-messages // every), leaves)]
     reductions = microbatches if stage >= 2 and mesh.pp == 1 else 1
     gathers = 1 if stage <= 1 or (stage == 2 and mesh.pp > 1) else microbatches
     layers = stack.layer_elements * number.compute * microbatches if stage == 3 else 0
     shards = _ring(mesh.dp_shard) * (reductions * gradients + gathers * whole + layers)
     shared = mesh.dp_shard * mesh.tp > inside
-    replicas = 2 * _ring(mesh.dp_replicate) * gradients / mesh.dp_shard
+    replicas = 2 * _ring(mesh.dp_replicate) * gradients / mesh.dp_shard / every
     return [
         Traffic("data", shards, messages * (reductions + gathers + (microbatches if layers else 0)), shared),
-        Traffic("replicas", replicas, messages if replicas else 0, leaves),
+        Traffic("replicas", replicas, -(-messages // every) if replicas else 0, leaves),
     ]
 
 
@@ -165,7 +167,8 @@ def _seconds(
     spec: Spec, hardware: Hardware, flops: float, bubble: float, traffic: tuple[Traffic, ...], depth: int
 ) -> dict[str, float]:
     """Computation at the assumed efficiency, or as fast as kernels can be launched; the traffic of the data axes hides
-    behind the backward pass (of the last micro-batch, where gradients wait for it), the rest does not."""
+    behind the backward pass (of the last micro-batch, where gradients wait for it), but not that of an outer step, nor
+    the rest."""
     half, full = PEAK_FLOPS[hardware.gpu or ""]
     peak = half if spec.precision.dtype in ("bf16", "fp16") else full
     microbatches = spec.parallelism.microbatches
@@ -177,7 +180,7 @@ def _seconds(
     for it in traffic:
         link = hardware.network_link if it.leaves_worker else hardware.worker_link
         seconds = it.bytes / (link or float("inf")) + it.messages * LATENCY_SECONDS
-        if it.axis in ("data", "replicas"):
+        if it.axis == "data" or (it.axis == "replicas" and spec.communication.sync_every == 1):
             hidden = min(window, seconds)
             seconds, window = seconds - hidden, window - hidden
         result[it.axis] = seconds

@@ -41,6 +41,25 @@ def rule_own_compressor(spec: Spec) -> Iterator[FieldError]:
         yield FieldError("spec.compression.factory", "is empty with method custom", "set package.module:callable")
 
 
+def rule_reduce_dtype(spec: Spec) -> Iterator[FieldError]:
+    """Gradients between shards travel in a format of their own; between copies they are compressed instead."""
+    wire, path, engine, mesh = (
+        spec.precision.reduce_dtype,
+        "spec.precision.reduceDtype",
+        resolved_engine(spec),
+        whole_topology(spec),
+    )
+    if wire == "auto" or mesh is None:
+        return
+    if engine == "ddp":
+        fix = f"use auto, or spec.compression.method {wire}" if wire != "fp32" else "use auto"
+        yield FieldError(path, f"{wire} has no effect with ddp, which has no shards", fix)
+    elif spec.precision.dtype == "fp64":
+        yield FieldError(path, f"{wire} would round what spec.precision.dtype fp64 is to prove", "use auto")
+    elif mesh.dp_shard == 1:
+        yield FieldError(path, f"{wire} has no effect where one data rank has all of the state", "use auto")
+
+
 def rule_overlap(spec: Spec) -> Iterator[FieldError]:
     """Only our own reducer can be told to wait."""
     mesh = whole_topology(spec)

@@ -97,9 +97,9 @@ def topology(spec: Spec) -> Topology:
 
 
 def _default_shards(spec: Spec, data: int) -> int:
-    """All data ranks share one copy of the state; with compression those of one worker, since what is compressed is the
-    traffic between copies."""
-    if spec.compression.method == "none":
+    """All data ranks share one copy of the state; with compression or steps apart those of one worker, since these are
+    about the traffic between copies."""
+    if spec.compression.method == "none" and spec.communication.sync_every == 1:
         return data
     return gcd(data, max(1, processes_per_worker(spec) // spec.parallelism.tensor))
 

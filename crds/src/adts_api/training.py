@@ -81,7 +81,7 @@ class Precision(ApiModel):
     dtype: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     """Compute format of forward and backward; fp16 brings a loss scaler, fp64 is for proofs."""
     reduce_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Format of gradients on the wire; `auto` is fp32 (fp64 with fp64)."""
+    """Format in which gradients travel between shards; sums are fp32 under native. `auto` is fp32 (fp64 with fp64)."""
     initial_loss_scale: float = Field(65536.0, gt=0)
     """First loss scale of fp16."""
     loss_scale_interval: int = Field(2000, ge=1)
@@ -121,11 +121,12 @@ class Communication(ApiModel):
     overlap: bool = True
     """Start a bucket's reduction while the backward pass still runs."""
     sync_every: int = Field(1, ge=1)
-    """Optimizer steps between synchronisations; more than 1 is local SGD."""
+    """Optimizer steps that replicas make apart before an outer step brings them together (DiLoCo, local SGD); 1: sum
+    gradients in each."""
     outer_learning_rate: float = Field(0.7, gt=0)
-    """Learning rate of the outer Nesterov step of local SGD."""
+    """Learning rate of the outer step; 1 without outer momentum is local SGD, the mean of the parameters."""
     outer_momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of the outer Nesterov step of local SGD."""
+    """Nesterov momentum of the outer step."""
 
 
 class Model(ApiModel):

@@ -170,6 +170,12 @@ def test_a_ring_sends_its_share_of_the_gradients() -> None:
     assert apart.leaves_worker
 
 
+def test_replicas_that_train_apart_send_gradients_once_a_round() -> None:
+    (together,), (apart,) = (cost(spec(communication={"syncEvery": it}), H100).traffic for it in (1, 10))
+    assert (together.axis, apart.axis) == ("data", "replicas")
+    assert apart.bytes == pytest.approx(together.bytes / 10)
+
+
 def test_recomputation_costs_a_forward_pass_of_the_layers() -> None:
     plain, again = cost(spec(), H100), cost(spec(training={"activationCheckpointing": "full"}), H100)
     assert 1.2 < again.flops / plain.flops < 4 / 3

@@ -57,9 +57,31 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         [TWO, "compression.errorFeedback=false"],
         ["spec.compression.errorFeedback: false has no effect with compression.method none; remove it"],
     ),
+    "changes of method that lose what is left out": (
+        [TWO, "compression={method: auto, errorFeedback: false}"],
+        [
+            "spec.compression.errorFeedback: false with method auto, which changes between methods and carries over "
+            "what they leave out; use true, or name a method"
+        ],
+    ),
     "residuals of nothing": (
         [TWO, "checkpoint.residual=perRank"],
         ["spec.checkpoint.residual: 'perRank' has no effect with compression.method none; remove it"],
+    ),
+    "a wire between shards that ddp has not": (
+        [TWO, "precision.reduceDtype=bf16"],
+        [
+            "spec.precision.reduceDtype: bf16 has no effect with ddp, which has no shards; use auto, or "
+            "spec.compression.method bf16"
+        ],
+    ),
+    "a rounded proof": (
+        [TWO, "precision={dtype: fp64, reduceDtype: bf16}", "zero.stage=2"],
+        ["spec.precision.reduceDtype: bf16 would round what spec.precision.dtype fp64 is to prove; use auto"],
+    ),
+    "one shard": (
+        ["precision.reduceDtype=fp16", "zero={stage: 2, engine: native}"],
+        ["spec.precision.reduceDtype: fp16 has no effect where one data rank has all of the state; use auto"],
     ),
     "no overlap of what torch sends": (
         [TWO, "communication.overlap=false"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,16 +21,18 @@ from adts_trainer.communication.decisions import (
 )
 from adts_trainer.communication.prediction import MILDEST_FIRST, NONE
 
-SLOW = {"none": 1.6, "fp16": 0.97, "bf16": 0.95, "int8": 0.6, "onebit": 0.23, "powersgd": 0.09, "topk": 0.1}
+SLOW = {"none": 1.6, "fp16": 0.97, "bf16": 0.95, "int8": 0.6, "onebit": 0.5, "powersgd": 0.09, "topk": 0.5}
 FAST = {"none": 0.02, "fp16": 0.09, "bf16": 0.05, "int8": 0.07, "onebit": 0.1, "powersgd": 0.09, "topk": 0.08}
 
 SHORTLISTS = {
-    "nothing is hidden: the fastest is the mildest of the fast": (SLOW, 1.6, ("powersgd",)),
+    "nothing is hidden: the fastest by far": (SLOW, 1.6, ("powersgd",)),
+    "two are close": ({**SLOW, "topk": 0.1}, 1.6, ("powersgd", "topk")),
+    "the mildest of equally fast ones, and the fastest": ({**SLOW, "onebit": 0.12}, 1.6, ("onebit", "powersgd")),
     "half is hidden, and int8 hides all of itself": (SLOW, 0.8, ("int8", "powersgd")),
     "most is hidden: the mildest of all is enough": (SLOW, 0.3, ("fp16", "powersgd")),
     "no method is faster": (FAST, 0.02, ()),
     "all are equal, as where nothing may be compressed": (dict.fromkeys(SLOW, 0.1), 0.1, ()),
-    "more was waited than predicted": (SLOW, 5.0, ("onebit", "powersgd")),
+    "more was waited than predicted": (SLOW, 5.0, ("powersgd", "onebit")),
 }
 
 
@@ -129,6 +133,19 @@ def test_it_measures_anew_when_waits_differ_and_not_too_often(now: Measured, loo
     assert decisions.phase.probes == looks
     assert (steps == RETRY_STEPS) == looks
     assert set(decisions.phase.methods) == {NONE if looks else "powersgd"}
+
+
+def test_trials_that_change_nothing_become_rare() -> None:
+    decisions, trials, steps = tried(), [], 0
+    while steps < 8 * RETRY_STEPS:
+        # Waits for gradients that a trial does not see would call for a next one every time.
+        kept = Measured(0.9, 0.5) if decisions.phase.kind == "kept" else SLOW_STEPS["powersgd"]
+        trials += [steps] if decisions.phase.probes else []
+        steps += len(decisions.phase.methods)
+        conclude(decisions, {**SLOW_STEPS, "powersgd": kept})
+    gaps = [after - before for before, after in itertools.pairwise(trials)]
+    assert all(after > 1.8 * before for before, after in zip([RETRY_STEPS, *gaps], gaps, strict=False))
+    assert len(gaps) >= 2
 
 
 seconds = st.floats(1e-4, 1e3)

@@ -47,7 +47,7 @@ def test_small_buckets_hide_more_and_large_ones_wait_less_often() -> None:
         ("int8", 6.25): Exchange(1.1, 0.1),
         ("int8", 100.0): Exchange(0.9, 0.9),
     }
-    assert best_bucket(predicted, overlaps=True) == 6.25
-    assert best_bucket(predicted, overlaps=False) == 100.0
-    same = {("none", size): Exchange(0.1, 0.1) for size in (25.0, 6.25)}
-    assert best_bucket(same, overlaps=True) == 25.0, "the size of the spec"
+    assert best_bucket(predicted, 100.0, overlaps=True) == 6.25
+    assert best_bucket(predicted, 25.0, overlaps=True) == 25.0, "that of the spec, unless another is clearly better"
+    late = {("int8", 25.0): Exchange(1.5, 0.3), ("int8", 100.0): Exchange(0.9, 0.9), ("none", 25.0): Exchange(2.0, 0.5)}
+    assert best_bucket(late, 25.0, overlaps=False) == 100.0

@@ -11,7 +11,7 @@ from adts_trainer.launch.member import Identity, Member
 from adts_trainer.launch.messages import NO_ROUND, Order, Report
 from adts_trainer.launch.settings import LauncherSettings
 
-LIMITS = Limits(silence_seconds=0.2)
+LIMITS = Limits(silence_seconds=1.0)
 
 
 def report(sequence: int, known: int, round_: int) -> Report:

@@ -40,6 +40,20 @@ class Region:
             offsets[cut.dimension] += cut.first
         return cls(own, torch.Size(offsets), shape)
 
+    @classmethod
+    def like(cls, parameter: Tensor, value: Tensor, cut: Cut | None = None) -> Region:
+        """The region of `value`, which has the shape of what this rank holds of a parameter."""
+        if isinstance(parameter, DTensor):
+            value = DTensor.from_local(
+                value,
+                parameter.device_mesh,
+                parameter.placements,
+                run_check=False,
+                shape=parameter.shape,
+                stride=parameter.stride(),
+            )
+        return cls.of(value, cut)
+
     def copy(self) -> Region:
         """The same, on the CPU and apart from the training."""
         return Region(self.tensor.detach().to("cpu", copy=True), self.offsets, self.whole)

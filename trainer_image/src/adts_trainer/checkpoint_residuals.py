@@ -5,6 +5,8 @@ residual@<r>.<name>        what replica r left out (`residual: perRank`)
 owner@<r>.<name>           what replica r left out as the owner of parts of buckets (`perRank`)
 compressor@<place>.<key>   what else a compressor builds on, by the place of the rank in the mesh (`perRank`)
 
+Where replicas train apart, all of these begin with `outer-`: they are parts of outer gradients, in units of parameters.
+So a training that is not apart takes over nothing of them, nor the reverse.
 A second copy of a tied embedding has `residual-copy` and `owner-copy`: its gradient was another part of the same sum.
 Names and shapes are those of parameters, so that they are cut and put together like parameters.
 """
@@ -20,10 +22,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 
 from adts_trainer.checkpoint_region import LoadPlanner, Region
-from adts_trainer.parallel.model import ParallelModel, Place
+from adts_trainer.parallel.model import ParallelModel
+from adts_trainer.parallel.places import Place
 
 _RESIDUAL, _OWNER, _COMPRESSOR = "residual", "owner", "compressor"
 _COPIES = ("", "-copy")
@@ -31,7 +33,11 @@ _COPIES = ("", "-copy")
 
 def residual_regions(model: ParallelModel, keep: str) -> dict[str, Region]:
     """What this rank saves. All ranks call it: for `sum` replicas add up what they have."""
-    reducer = model.reducer
+    return {f"{_kind(model)}{name}": it for name, it in _regions(model, keep).items()}
+
+
+def _regions(model: ParallelModel, keep: str) -> dict[str, Region]:
+    reducer = model.exchange
     if reducer is None or reducer.policy is None or keep == "none":
         return {}
     own, owned = reducer.residuals(), reducer.owner_residuals()
@@ -48,10 +54,10 @@ def residual_regions(model: ParallelModel, keep: str) -> dict[str, Region]:
 def load_residuals(directory: Path, model: ParallelModel) -> None:
     """Take over what a checkpoint has of it, whatever the layout was: nothing is lost. In the same layout, from a
     checkpoint with `residual: perRank`, training goes on bit by bit."""
-    reducer = model.reducer
+    reducer = model.exchange
     if reducer is None or reducer.policy is None:
         return
-    stored, wire = _stored(directory), reducer.wire
+    stored, wire = _stored(directory, _kind(model)), reducer.wire
     replicas = sorted({it.partition(".")[0].partition("@")[2] for it in stored if it.startswith(f"{_RESIDUAL}@")})
     own = {name: torch.zeros_like(value) for name, value in reducer.residuals().items()}
     owned = {name: torch.zeros_like(value) for name, value in own.items()}
@@ -66,6 +72,10 @@ def load_residuals(directory: Path, model: ParallelModel) -> None:
             for replica, kind in itertools.product(replicas, (_RESIDUAL, _OWNER)):
                 add(f"{kind}{copy}@{replica}", own, 1 / wire.size)
     reducer.restore(own, owned, _states(directory, model, stored))
+
+
+def _kind(model: ParallelModel) -> str:
+    return "" if model.outer is None else "outer-"
 
 
 def _trained(model: ParallelModel) -> Iterator[Place]:
@@ -84,19 +94,18 @@ def _named(model: ParallelModel, kind: str, replica: str, values: dict[str, Tens
 
 
 def _region(place: Place, value: Tensor) -> Region:
-    """`value` has the shape of what this rank holds of the parameter."""
-    whole = place.parameter
-    if isinstance(whole, DTensor):
-        value = DTensor.from_local(
-            value, whole.device_mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride()
-        )
-    return Region.of(value, place.cut)
+    return Region.like(place.parameter, value, place.cut)
 
 
-def _stored(directory: Path) -> Mapping[str, TensorStorageMetadata]:
+def _stored(directory: Path, kind: str) -> Mapping[str, TensorStorageMetadata]:
+    """What is stored of a kind, by names without it."""
     entries = dcp.FileSystemReader(directory).read_metadata().state_dict_metadata
-    kinds = (_RESIDUAL, _OWNER, _COMPRESSOR)
-    return {k: it for k, it in entries.items() if k.startswith(kinds) and isinstance(it, TensorStorageMetadata)}
+    kinds = tuple(f"{kind}{it}" for it in (_RESIDUAL, _OWNER, _COMPRESSOR))
+    return {
+        key.removeprefix(kind): it
+        for key, it in entries.items()
+        if key.startswith(kinds) and isinstance(it, TensorStorageMetadata)
+    }
 
 
 def _add(
@@ -113,7 +122,7 @@ def _add(
         return
     wanted = {it.name: (it, torch.zeros_like(into[it.name])) for it in _trained(model) if not it.is_copy}
     wanted = {name: it for name, it in wanted.items() if f"{prefix}.{name}" in stored}
-    _load(directory, {f"{prefix}.{name}": _region(*it) for name, it in wanted.items()})
+    _load(directory, _kind(model), {f"{prefix}.{name}": _region(*it) for name, it in wanted.items()})
     for name, (_, value) in wanted.items():
         into[name] += factor * value
 
@@ -122,9 +131,10 @@ def _states(directory: Path, model: ParallelModel, stored: Mapping[str, TensorSt
     """Those that a rank at the same place of the mesh has saved; compressors take what fits."""
     prefix = f"{_COMPRESSOR}{_at(model)}."
     found = {k: torch.zeros(it.size, dtype=it.properties.dtype) for k, it in stored.items() if k.startswith(prefix)}
-    _load(directory, {key: Region.of(value) for key, value in found.items()})
+    _load(directory, _kind(model), {key: Region.of(value) for key, value in found.items()})
     return {key.removeprefix(prefix): value for key, value in found.items()}
 
 
-def _load(directory: Path, regions: dict[str, Region]) -> None:
+def _load(directory: Path, kind: str, regions: dict[str, Region]) -> None:
+    regions = {f"{kind}{name}": it for name, it in regions.items()}
     dcp.load(regions, storage_reader=dcp.FileSystemReader(directory), planner=LoadPlanner())

@@ -1,7 +1,8 @@
 """The tensors of a training by name, as torch.distributed.checkpoint sees them: the same names under every layout.
 
 model.<name>                  parameters, a tied one once, and persistent buffers
-optimizer.<name>.<key>        what the optimizer keeps for a parameter: exp_avg, exp_avg_sq, step, momentum_buffer
+optimizer.<name>.<key>        what the optimizer keeps for a parameter: exp_avg, exp_avg_sq, step, momentum_buffer;
+                              where replicas train apart, see `checkpoint_replicas`
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from adts_trainer.checkpoint_region import Home, LoadPlanner, Pieces, Region
+from adts_trainer import checkpoint_replicas as replicas
+from adts_trainer.checkpoint_region import Home, Pieces, Region
 from adts_trainer.errors import CheckpointError
-from adts_trainer.parallel.model import ParallelModel, Place
+from adts_trainer.parallel.model import ParallelModel
+from adts_trainer.parallel.places import Place
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
 def training_regions(model: ParallelModel, optimizer: torch.optim.Optimizer) -> dict[str, Region | Pieces]:
     """All that this rank has of a training, sharing storage with it. A second copy is left to the first."""
-    regions = _buffers(model)
+    regions: dict[str, Region | Pieces] = {**_buffers(model), **replicas.outer_regions(model)}
     for place in model.places:
         if not place.is_copy:
             regions |= _regions(place, model.home(place), optimizer)
-    return regions
+    return replicas.of_own_replica(regions, model)
 
 
 def load_regions(directory: Path, model: ParallelModel, optimizer: torch.optim.Optimizer) -> None:
@@ -40,6 +43,7 @@ def load_regions(directory: Path, model: ParallelModel, optimizer: torch.optim.O
         for name, entry in dcp.FileSystemReader(directory).read_metadata().state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+    sources, stored = replicas.sources(stored, model), replicas.as_of_one(stored)
     optimizer.state.clear()
     regions = _buffers(model)
     copies = {}
@@ -53,7 +57,8 @@ def load_regions(directory: Path, model: ParallelModel, optimizer: torch.optim.O
         (copies if place.is_copy else regions).update(own)
     _require_known(directory, model, stored)
     for wanted in (regions, copies):  # a rank may have both the embedding and its copy, under one name
-        dcp.load(wanted, storage_reader=dcp.FileSystemReader(directory), planner=LoadPlanner())
+        replicas.load(directory, wanted, sources)
+    replicas.load_outer(directory, model)
     model.refresh()
 
 

@@ -93,6 +93,12 @@ class Processes:
         ranks = dist.get_process_group_ranks(self.group(axis))
         return dist.new_group(ranks, use_local_synchronization=True)
 
+    def replica_group(self) -> dist.ProcessGroup:
+        """The ranks that hold one copy of the model together: those with this rank's place on dp_replicate."""
+        own = self.coordinates.dp_replicate
+        ranks = [it for it in range(self.world_size) if Coordinates(*self.layout.coordinates(it)).dp_replicate == own]
+        return dist.new_group(ranks, use_local_synchronization=True)
+
     def sum_later(self, *values: float) -> PendingSum:
         """Start summing a few numbers over all ranks, on the CPU, beside whatever the device does."""
         return PendingSum(values, self.world_size)

@@ -187,8 +187,10 @@ def open_session(
         tokens_per_sample=dataset.tokens_per_sample,
         flops_per_sample=model.built.flops_per_sample,
         peak=peak_flops(processes.device, spec.precision.dtype),
-        wire_bytes=wire_bytes_per_step(model, processes, numbers, spec.parallelism.microbatches),
-        traffic=lambda: model.reducer.traffic if model.reducer is not None else None,
+        wire_bytes=wire_bytes_per_step(
+            model, processes, numbers, spec.parallelism.microbatches, spec.precision.reduce_dtype
+        ),
+        traffic=lambda: model.traffic,
     )
     parameters = model.built.size
     metrics.say(

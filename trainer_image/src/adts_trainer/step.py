@@ -31,7 +31,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of a step, equal on all ranks."""
+    """What became of a step, equal on all ranks; of replicas that train apart, each has its own verdict and norm."""
 
     verdict: Verdict
     problem: str
@@ -63,6 +63,10 @@ class Step:
         self._feed, self._processes = feed, processes
         self._policy = Policy(spec.training.on_divergence, spec.training.loss_spike_factor)
         self._is_checked = False
+        apart = model.outer is not None
+        self._judges = processes.layout.dp_replicate if apart else 1
+        self._judge = processes.coordinates.dp_replicate if apart else 0
+        """How many judge steps by gradients of their own, and which of them this rank belongs to."""
 
     def run(self, state: TrainState, *, flags: Flags, want_loss: bool, checkpoint_step: int | None) -> StepResult:
         """Do step `state.step`, update the parameters if the verdict is APPLY, and advance the state past it unless
@@ -71,22 +75,24 @@ class Step:
             return self._leave_out(state)
         share = self._feed.take(state.step, state.consumed)
         counts = self._processes.counts_samples
-        totals = self._processes.sum_later(share.valid * counts, share.digest * counts, flags.stop, flags.save_failed)
-        unit = functools.cache(lambda: self._unit(totals.wait()[0]))
+        by_judge = [share.valid * counts * (it == self._judge) for it in range(self._judges)]
+        totals = self._processes.sum_later(share.digest * counts, flags.stop, flags.save_failed, *by_judge)
+        unit = functools.cache(lambda: self._unit(totals.wait()[3 + self._judge]))
         self._seed(state.step)
         self._model.begin(state.step, len(share.micro_batches), unit)
         local_loss = self._model.accumulate(share, self._scaler.scale / self._feed.targets_per_step)
         if state.step + 1 < self._spec.training.steps:
             self._feed.prepare(state.step + 1, state.consumed + self._spec.training.global_batch_size)
 
-        valid, digest, stop, save_failed = totals.wait()
+        digest, stop, save_failed, *valid = totals.wait()
         self._finish_gradients()
         norm = self._model.norm() * unit()
         loss = None
         if want_loss or self._policy.spike_factor:
-            loss = self._processes.sum_later(local_loss.item()).wait()[0] / max(1.0, valid)
+            loss = self._processes.sum_later(local_loss.item()).wait()[0] / max(1.0, sum(valid))
+        known = loss if self._judges == 1 else None  # another replica's overflow is not this one's
         evidence = Evidence(
-            state.step, norm, loss, state.recent, state.skipped, checkpoint_step, self._scaler.absorbs_overflow
+            state.step, norm, known, state.recent, state.skipped, checkpoint_step, self._scaler.absorbs_overflow
         )
         verdict = judge(self._policy, evidence)
         rate = learning_rate(self._spec.optimizer, self._spec.training.steps, state.step)
@@ -95,6 +101,8 @@ class Step:
         else:
             self._model.drop()
         self._conclude(verdict, state, loss)
+        if verdict in (Verdict.APPLY, Verdict.OVERFLOW):
+            self._synchronise(state.step, is_told_to_stop=stop > 0)
         flags = Flags(stop > 0, save_failed > 0)
         return StepResult(verdict, problem(self._policy, evidence), norm, rate, loss, int(digest), flags)
 
@@ -116,6 +124,15 @@ class Step:
             self._model.drop()
             for buffer, before in buffers:  # running statistics of a user's model
                 buffer.copy_(before)
+
+    def _synchronise(self, steps_done: int, *, is_told_to_stop: bool) -> None:
+        """End a round of steps apart: at its time, after the last step, and early where the job is told to stop: what
+        can be saved is what all replicas have, and the end of the round may be too far away for the grace period."""
+        outer = self._model.outer
+        if outer is None:
+            return
+        if outer.is_due(steps_done) or steps_done >= self._spec.training.steps or is_told_to_stop:
+            self._model.synchronise(steps_done - 1)
 
     def _unit(self, valid: float) -> float:
         """What makes the true gradient of the accumulated one, for the number of targets that carry loss."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from adts_trainer.communication.prediction import NONE, Link
+from adts_trainer.communication.prediction import MILDEST_FIRST, NONE, Link
 
 HEADER = f"{'MiB':>6}  {'method':9}{'seconds':>10}{'MB sent':>10}{'error':>10}{'speed-up':>10}"
 _WORTH = 1.1
@@ -46,14 +46,15 @@ def describe(link: Link, ranks: int) -> str:
 
 
 def advice(rows: Sequence[Row]) -> str:
-    """Which method pays on this link and when, in a sentence; judged at the largest size."""
+    """Which of the methods that `auto` takes pays on this link, and when, judged at the largest size."""
     if not rows:
         return "Nothing was measured."
     largest = max(row.mebibytes for row in rows)
     plain = _plain(rows, largest)
     if plain is None:
         return "Without `none` among the methods nothing can be said of what pays."
-    rivals = [row for row in rows if row.mebibytes == largest and row.seconds * _WORTH < plain.seconds]
+    sane = [row for row in rows if row.mebibytes == largest and row.method in MILDEST_FIRST]
+    rivals = [row for row in sane if row.seconds * _WORTH < plain.seconds]
     if not rivals:
         return (
             f"On this link no method sums {largest:g} MiB of gradients faster than none ({plain.seconds:.3g} s): "

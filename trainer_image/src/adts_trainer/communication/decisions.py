@@ -28,7 +28,9 @@ It is about the noise of six steps."""
 CHECK_STEPS = 50
 """Steps between two looks at what the chosen method costs."""
 RETRY_STEPS = 500
-"""Steps from one trial to the next, at least."""
+"""Steps from one trial to the next, at least; twice as many after each that changed nothing."""
+CLOSE = 0.2
+"""Two predictions that differ by less than this part of what is waited for are both tried."""
 DISAGREEMENT = 0.5
 """Part by which the exposed seconds of a window may differ from those of the trial."""
 
@@ -67,7 +69,8 @@ class Decisions:
         self.phase = BASELINE
         self._expected = 0.0
         """Exposed seconds of a step with the method that is kept."""
-        self._steps_since_trial = 0
+        self._kept = ""
+        self._steps_since_trial, self._retry_after = 0, RETRY_STEPS
 
     def conclude(self, measured: Sequence[Measured]) -> Phase:
         """The phase after this one, for one measurement per step of it."""
@@ -109,19 +112,20 @@ class Decisions:
         self._steps_since_trial += len(measured)
         gap = abs(exposed - self._expected)
         has_changed = gap > DISAGREEMENT * self._expected and gap > MARGIN * step
-        if not has_changed or self._steps_since_trial < RETRY_STEPS:
+        if not has_changed or self._steps_since_trial < self._retry_after:
             return Phase("kept", self.phase.methods)
         said = f"steps wait {exposed:.3g} s for gradients instead of {self._expected:.3g} s; measuring anew"
         return Phase("baseline", BASELINE.methods, probes=True, said=said)
 
     def _keep(self, method: str, exposed: float, said: str) -> Phase:
-        self._expected, self._steps_since_trial = exposed, 0
+        self._retry_after = 2 * self._retry_after if method == self._kept else RETRY_STEPS
+        self._kept, self._expected, self._steps_since_trial = method, exposed, 0
         return Phase("kept", (method,) * CHECK_STEPS, said=said)
 
 
 def shortlist(predicted: Mapping[str, float], exposed: float) -> tuple[str, ...]:
-    """At most two methods worth a trial: the mildest of those with about the least exposed seconds, and the one with
-    the fastest exchange. Only such as exchange gradients faster than `none`.
+    """At most two methods worth a trial, which exchange gradients faster than `none`: the mildest of those with about
+    the least exposed seconds, and the one with the fastest exchange; if they are one, the next fastest if it is close.
 
     `exposed`: what a step without compression waited; the rest of its exchange was hidden, and so much of any other is.
     """
@@ -131,7 +135,10 @@ def shortlist(predicted: Mapping[str, float], exposed: float) -> tuple[str, ...]
         return ()
     bound = min(left.values()) + MARGIN * exposed
     mildest = next(it for it in left if left[it] <= bound)
-    return tuple(dict.fromkeys((mildest, min(left, key=lambda it: predicted[it]))))
+    fastest, *others = sorted(left, key=lambda it: predicted[it])
+    if mildest != fastest:
+        return mildest, fastest
+    return (fastest, *(it for it in others[:1] if left[it] <= left[fastest] + CLOSE * exposed))
 
 
 def schedule(methods: Sequence[str]) -> tuple[str, ...]:

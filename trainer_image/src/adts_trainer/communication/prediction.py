@@ -14,6 +14,8 @@ from adts_api.training import Compression
 from adts_api.wire_bytes import wire_bytes
 
 NONE = "none"
+_CLEARLY = 0.7
+"""Part of what is waited for that another bucket size must come down to: the model is not finer."""
 MILDEST_FIRST = (NONE, "fp16", "bf16", "int8", "onebit", "powersgd", "topk")
 """What `auto` chooses from, by how much of a gradient one sum loses at the default rank and ratio."""
 
@@ -74,14 +76,14 @@ def exchange(
     return Exchange(sum(each), max(each))
 
 
-def best_bucket(predicted: Mapping[tuple[str, float], Exchange], *, overlaps: bool) -> float:
-    """The bucket size, in MiB, with the least to wait for; `predicted` is by method and size. Large buckets wait for
-    the link less often, and hide less behind the backward pass. The first of equal sizes."""
-
-    def waited(it: tuple[str, float]) -> float:
-        return predicted[it].seconds + predicted[it].longest * overlaps
-
-    return min(predicted, key=waited)[1]
+def best_bucket(predicted: Mapping[tuple[str, float], Exchange], given: float, *, overlaps: bool) -> float:
+    """The bucket size, in MiB, with clearly less to wait for than the `given` one, or that; `predicted` is by method
+    and size. Large buckets wait for the link less often, and hide less behind the backward pass."""
+    waited: dict[float, float] = {}
+    for (_, size), it in predicted.items():
+        waited[size] = min(waited.get(size, math.inf), it.seconds + it.longest * overlaps)
+    best = min(waited, key=lambda size: waited[size])
+    return best if waited[best] < _CLEARLY * waited[given] else given
 
 
 def _collectives(method: Compression) -> int:

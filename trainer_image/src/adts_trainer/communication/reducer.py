@@ -169,7 +169,8 @@ class Reducer:
         self._next = len(self.buckets)
 
     def _arrived(self, name: str) -> None:
-        self._ready.append(name)
+        if self._overlap and not self._is_ordered:
+            self._ready.append(name)
         for bucket in self._of[name]:
             bucket.missing -= 1
         while self._overlap and self._next < len(self.buckets) and self.buckets[self._next].missing <= 0:

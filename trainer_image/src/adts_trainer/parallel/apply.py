@@ -19,14 +19,16 @@ from adts_api.v1alpha1 import Spec
 from adts_trainer.communication import methods
 from adts_trainer.communication.auto import Tuner, without
 from adts_trainer.communication.bucket import Policy
+from adts_trainer.communication.outer import OuterStep
 from adts_trainer.communication.reducer import Reducer
 from adts_trainer.communication.wire import Wire
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.model import BuiltModel, initial_parameter
 from adts_trainer.parallel.data import replicate, shard
-from adts_trainer.parallel.model import Layout, ParallelModel, Place
+from adts_trainer.parallel.model import ParallelModel
 from adts_trainer.parallel.partition import Build, cut_parts, own_layers, own_stages, shapes, tensor_ranks
 from adts_trainer.parallel.pipeline import Pipeline, tied_group
+from adts_trainer.parallel.places import Layout, Place
 from adts_trainer.parallel.regions import TensorRanks
 from adts_trainer.parallel.tensor import cuts, summed_by_ranks
 from adts_trainer.parallel.zero import ZeroModel
@@ -52,11 +54,12 @@ def parallelise(build: Build, spec: Spec, processes: Processes, formats: Formats
         if spec.training.compile:
             _compile(layers or [part], processes.device)
         if engine == "native":
-            shard(part, layers, processes, spec.zero.stage, formats)
+            shard(part, layers, processes, spec, formats)
         _materialise(built, part, processes.device, None if spec.checkpoint.initialize_from else spec.training.seed)
     layout = Layout(built, parts, _places(parts, ranks), loss, _tied(spec, built, processes))
     if engine == "deepspeed":
         return ZeroModel(spec, layout, processes, formats)
+    reducer, steps_apart = _reducer(spec, engine, layout, processes), spec.communication.sync_every > 1
     return ParallelModel(
         spec.model,
         layout,
@@ -66,12 +69,13 @@ def parallelise(build: Build, spec: Spec, processes: Processes, formats: Formats
         formats,
         replica=_replica(spec, parts[0], processes) if engine == "ddp" else None,
         pipeline=_pipeline(spec, layout, ranks, processes, formats),
-        reducer=_reducer(spec, engine, layout, processes),
+        reducer=None if steps_apart else reducer,
+        outer=_outer(spec, layout, reducer) if steps_apart and reducer is not None else None,
     )
 
 
 def _replica(spec: Spec, module: nn.Module, processes: Processes) -> DistributedDataParallel | None:
-    if spec.compression.method != "none":
+    if spec.compression.method != "none" or spec.communication.sync_every > 1:
         return None
     return replicate(module, processes, spec.communication.bucket_megabytes)
 
@@ -87,8 +91,8 @@ def _pipeline(
 
 def _reducer(spec: Spec, engine: str, layout: Layout, processes: Processes) -> Reducer | None:
     """Ours, where torch's is not enough: between replicas of shards, and wherever gradients are compressed."""
-    method = spec.compression.method
-    if processes.layout.dp_replicate == 1 or (engine == "ddp" and method == "none"):
+    method, steps_apart = spec.compression.method, spec.communication.sync_every > 1
+    if processes.layout.dp_replicate == 1 or (engine == "ddp" and method == "none" and not steps_apart):
         return None
     # tensor ranks hold copies of what is not cut: their copies stay equal only if they are summed exactly
     compression = without(spec.compression) if method == "auto" else spec.compression
@@ -108,8 +112,20 @@ def _reducer(spec: Spec, engine: str, layout: Layout, processes: Processes) -> R
         wire,
         tuner.bucket_megabytes if tuner is not None else spec.communication.bucket_megabytes,
         policy=policy if method != "none" else None,
-        overlap=spec.communication.overlap,
+        overlap=spec.communication.overlap and not steps_apart,  # then it does not look at backward passes
         tune=tuner.before if tuner is not None else None,
+    )
+
+
+def _outer(spec: Spec, layout: Layout, reducer: Reducer) -> OuterStep:
+    """What replicas that train apart come together by."""
+    communication = spec.communication
+    return OuterStep(
+        [(place.own_name, place.parameter) for place in layout.places],
+        reducer,
+        every=communication.sync_every,
+        learning_rate=communication.outer_learning_rate,
+        momentum=communication.outer_momentum,
     )
 
 

@@ -6,6 +6,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from adts_api.v1alpha1 import Spec
+from adts_trainer.communication.shard_wire import CODECS, RoundedReduceScatter
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.precision import Formats
 
@@ -27,13 +29,13 @@ def replicate(module: nn.Module, processes: Processes, bucket_megabytes: float) 
     return replica
 
 
-def shard(module: nn.Module, layers: list[nn.Module], processes: Processes, stage: int, formats: Formats) -> None:
+def shard(module: nn.Module, layers: list[nn.Module], processes: Processes, spec: Spec, formats: Formats) -> None:
     """FSDP2: each layer is a group of parameters gathered together; the rest, with tied embeddings, is the root's.
 
     Stages 0 to 2 keep a layer whole from its forward to its backward pass, stage 3 gathers it twice. The root is needed
     first in the backward pass, so that it stays whole under all.
     """
-    mesh, policy = processes.mesh["dp_shard"], formats.sharding_policy()
+    mesh, policy, stage = processes.mesh["dp_shard"], formats.sharding_policy(), spec.zero.stage
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=stage == 3, mp_policy=policy)
     fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=policy)
@@ -41,3 +43,5 @@ def shard(module: nn.Module, layers: list[nn.Module], processes: Processes, stag
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)  # the loss is divided by the global token count instead
             part.set_force_sum_reduction_for_comms(True)  # a factor alone becomes PREMUL_SUM, which gloo lacks
+            if spec.precision.reduce_dtype in CODECS:
+                part.set_custom_reduce_scatter(RoundedReduceScatter(CODECS[spec.precision.reduce_dtype]))

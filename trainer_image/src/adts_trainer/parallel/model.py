@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -16,55 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 from adts_api.training import Model, Precision
 from adts_trainer.batch import Batch
 from adts_trainer.checkpoint_region import Home, Region
-from adts_trainer.communication.bucket_layout import local
-from adts_trainer.communication.reducer import Reducer
+from adts_trainer.communication.outer import OuterStep
+from adts_trainer.communication.reducer import Reducer, Traffic
 from adts_trainer.distributed_setup import Coordinates, Processes
 from adts_trainer.errors import blame_user_code
 from adts_trainer.feed import Share
-from adts_trainer.model import BuiltModel, Loss, forward
+from adts_trainer.model import forward
 from adts_trainer.optimizer import euclidean_norm, scale_gradients
 from adts_trainer.parallel.pipeline import Passes
-from adts_trainer.parallel.tensor import Cut
+from adts_trainer.parallel.places import Layout, Place
 from adts_trainer.precision import Formats, LossScaler
-
-
-@dataclass(frozen=True)
-class Place:
-    """One parameter of this rank."""
-
-    name: str
-    """In the whole model."""
-    parameter: nn.Parameter
-    cut: Cut | None = None
-    """Where tensor parallelism cut it."""
-    is_copy: bool = False
-    """An output matrix that is the token embedding of another pipeline stage."""
-    sees_a_part: bool = False
-    """It is whole, but sees only this rank's positions of the sequence."""
-
-    @property
-    def own_name(self) -> str:
-        """Unlike any other of this rank, which may hold both the embedding and its copy."""
-        return f"{self.name}#copy" if self.is_copy else self.name
-
-    @property
-    def gradient(self) -> Tensor | None:
-        """What this rank holds of it."""
-        return None if self.parameter.grad is None else local(self.parameter.grad)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A rank's part of the model, and who else has what of it."""
-
-    built: BuiltModel
-    """What the spec asks for; its module is the first of `parts`."""
-    parts: list[nn.Module]
-    """The model, or this rank's pipeline stages of it."""
-    places: list[Place]
-    loss: Loss
-    tied: dist.ProcessGroup | None = None
-    """Ranks of the embedding and of its copy, where they are two."""
 
 
 class ParallelModel:
@@ -88,15 +48,19 @@ class ParallelModel:
         replica: DistributedDataParallel | None = None,
         pipeline: Passes | None = None,
         reducer: Reducer | None = None,
+        outer: OuterStep | None = None,
     ) -> None:
         self.engine, self.stage = engine, stage
         """ddp or native; ZeRO stage."""
         self.replica, self.reducer = replica, reducer
+        self.outer = outer
+        """Where replicas train apart; then there is no other reducer than its own."""
         self.built, self.parts, self.places = layout.built, layout.parts, layout.places
         self._spec, self._layout, self._pipeline = spec, layout, pipeline
         self._processes, self._formats = processes, formats
         self._sharded = [m for part in layout.parts for m in part.modules() if isinstance(m, FSDPModule)]
         self._gradients: list[Tensor] = []
+        self._judges = processes.replica_group() if outer is not None else None
 
     def attach(self, optimizer: torch.optim.Optimizer, spec: Precision) -> LossScaler:
         """Let an optimizer of `parameters` make the updates; the loss scaler that goes with it."""
@@ -117,8 +81,22 @@ class ParallelModel:
     def is_pipelined(self) -> bool:
         return self._pipeline is not None
 
+    @property
+    def exchange(self) -> Reducer | None:
+        """What sums over replicas, in each step or in outer ones, and has what compression left out."""
+        return self.reducer if self.outer is None else self.outer.reducer
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What our own sums over replicas cost in the last step, or in the mean of a last round."""
+        if self.outer is not None:
+            return self.outer.traffic
+        return None if self.reducer is None else self.reducer.traffic
+
     def begin(self, step: int, micro_batches: int, unit: Callable[[], float]) -> None:
         """Before the passes of a step: `unit` times a gradient will be the true one; the function may wait for it."""
+        if self.outer is not None:
+            self.outer.begin()
         if self.reducer is not None:
             adds_each = (self.engine == "ddp" or self.stage >= 2) and self._pipeline is None
             self.reducer.begin(step, micro_batches if adds_each else 1, unit)
@@ -157,14 +135,15 @@ class ParallelModel:
         return [name for name, parameter in self.parameters if parameter.requires_grad and parameter.grad is None]
 
     def norm(self) -> float:
-        """Euclidean norm of the whole gradient, each of its entries counted once. All ranks call it.
+        """Euclidean norm of the whole gradient, each of its entries counted once. All ranks call it. Replicas that
+        train apart have a gradient each.
 
         Squares are added in fp64, so that a large but finite norm stays finite.
         """
         if self._processes.layout.dp_replicate == self._processes.world_size and self.engine == "ddp":
             return euclidean_norm(place.gradient for place in self.places).item()
         square = euclidean_norm(place.gradient for place in self.places if self._counts(place)).square()
-        dist.all_reduce(square)
+        dist.all_reduce(square, group=self._judges)
         return square.sqrt().item()
 
     def update(self, rate: float, factor: float) -> None:
@@ -175,6 +154,17 @@ class ParallelModel:
         self.optimizer.step()
         if self.reducer is not None:
             self.reducer.commit()
+        self.drop()
+
+    def synchronise(self, step: int) -> None:
+        """Bring replicas that train apart together, after optimizer step `step`. All ranks call it, between steps."""
+        assert self.outer is not None
+        self.outer.collect()
+        for gradient in self._tied_gradients():
+            gradient.mul_(0.5)  # the two are equal, and their sum is what each of them gets
+        self.outer.exchange(step)
+        self._add_up_tied()
+        self.outer.apply(step)
         self.drop()
 
     def drop(self) -> None:
@@ -242,20 +232,26 @@ class ParallelModel:
         """Whether this rank is the one that counts its part of a parameter."""
         at = self._processes.coordinates
         shard = self.engine == "native" or at.dp_shard == 0
-        return at.dp_replicate == 0 and shard and (place.cut is not None or at.tp == 0) and not place.is_copy
+        replica = at.dp_replicate == 0 or self.outer is not None
+        return replica and shard and (place.cut is not None or at.tp == 0) and not place.is_copy
 
     def _add_up_tied(self) -> None:
         """One gradient for the embedding and its copy on the last stage."""
-        copies = [place for place in self.places if place.is_copy]
-        names = {place.name for place in copies} or {"token_embedding.weight"}
-        both = [place.gradient for place in self.places if place.name in names]
-        gradients = [it for it in both if it is not None]
+        gradients = self._tied_gradients()
         if self._layout.tied is not None:
             _add_up(gradients, self._layout.tied)
-        elif copies:
+        elif gradients:
             total = torch.stack(gradients).sum(dim=0)
             for gradient in gradients:
                 gradient.copy_(total)
+
+    def _tied_gradients(self) -> list[Tensor]:
+        """Those of this rank's embedding and copy of it, where the model has both."""
+        names = {place.name for place in self.places if place.is_copy}
+        if self._layout.tied is not None:
+            names.add("token_embedding.weight")
+        both = [place.gradient for place in self.places if place.name in names]
+        return [it for it in both if it is not None]
 
 
 def _add_up(gradients: list[Tensor], group: dist.ProcessGroup) -> None:

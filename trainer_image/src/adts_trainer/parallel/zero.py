@@ -30,7 +30,8 @@ from adts_trainer.batch import Batch
 from adts_trainer.checkpoint_region import Home, Pieces
 from adts_trainer.distributed_setup import Processes
 from adts_trainer.model import forward
-from adts_trainer.parallel.model import Layout, ParallelModel, Place
+from adts_trainer.parallel.model import ParallelModel
+from adts_trainer.parallel.places import Layout, Place
 from adts_trainer.parallel.zero_config import zero_config
 from adts_trainer.parallel.zero_pipeline import ZeroPipeline
 from adts_trainer.parallel.zero_scaler import ZeroScaler

@@ -30,9 +30,11 @@ def zero_config(spec: Spec, layout: Topology, *, on_gpu: bool) -> dict[str, Any]
     if spec.parallelism.pipeline > 1:
         is_same = not spec.parallelism.sequence_parallel  # then a tensor rank sends its part, and the next gathers all
         config["pipeline"] = {"pipe_partitioned": is_same, "grad_partitioned": is_same}
+    wire = spec.precision.reduce_dtype
+    if dtype != "fp32" or wire != "auto":
+        config["communication_data_type"] = "fp32" if wire == "auto" else wire
     if dtype != "fp32":
         config[dtype] = {"enabled": True}
-        config["communication_data_type"] = "fp32"
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if dtype == "fp16":
         config["fp16"] |= {

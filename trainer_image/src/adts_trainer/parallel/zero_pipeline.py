@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from adts_trainer.batch import Batch
 from adts_trainer.distributed_setup import Processes
-from adts_trainer.parallel.model import Layout
+from adts_trainer.parallel.places import Layout
 
 
 class Stage(nn.Module):
