@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PROJECTS := crds/pyproject.toml operator/pyproject.toml trainer_image/pyproject.toml
 
 # Runs of many small jobs that nobody times: two at once.
-PARITY := $(addprefix tests/distributed/test_,parity.py deepspeed.py estimate_memory.py resume.py examples.py traps.py compression.py compressors.py compressor_methods.py pretrained.py outer.py)
+PARITY := $(addprefix tests/distributed/test_,parity.py deepspeed.py estimate_memory.py resume.py examples.py traps.py compression.py compressors.py compressor_methods.py pretrained.py outer.py onebit_adam.py)
 # Also nobody's deadlines, but of other subjects.
 UNTIMED := $(addprefix tests/distributed/test_,accounting.py bad_input.py checkpoints.py compile.py divergence.py evaluation.py failures.py precision.py)
 

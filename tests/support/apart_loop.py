@@ -44,8 +44,8 @@ def train_apart(
     steps, size = spec["training"]["steps"], spec["training"]["globalBatchSize"]
     dataset: Dataset = SyntheticTokens(0, "", data.sequence_length, model_spec.vocabulary_size)
     dataset = UnevenTargets(dataset) if uneven else dataset
-    start = _module(model_spec, data, dataset)
-    modules = [_module(model_spec, data, dataset) for _ in range(replicas)]
+    start = build(model_spec, data, dataset)
+    modules = [build(model_spec, data, dataset) for _ in range(replicas)]
     inner = [_optimizer(module, optimizer_spec) for module in modules]
     momentum = outer.get("outerMomentum", 0.9)
     rate = outer.get("outerLearningRate", 0.7)
@@ -56,7 +56,7 @@ def train_apart(
         batches = [dataset.batch(own, dropout_keys(0, step, own)) for own in ids.reshape(replicas, -1)]
         valid = [int((it.targets != IGNORED_TARGET).sum()) for it in batches]
         totals = [
-            _backward(*it, sum(valid) if judged_together else own)
+            backward(*it, sum(valid) if judged_together else own)
             for it, own in zip(zip(modules, batches, strict=True), valid, strict=True)
         ]
         own_norms = [_norm(module) for module in modules]
@@ -86,7 +86,8 @@ def _outer_step(start: nn.Module, modules: list[nn.Module], common: torch.optim.
             own.copy_(parameter)
 
 
-def _module(model: Model, data: Data, dataset: Dataset) -> nn.Module:
+def build(model: Model, data: Data, dataset: Dataset) -> nn.Module:
+    """The model with its initial weights, in fp64."""
     module = build_model(model, data, dataset.facts, seed=0, dtype=torch.float64).module.to_empty(device="cpu")
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -104,7 +105,7 @@ def _optimizer(module: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, foreach=False)
 
 
-def _backward(module: nn.Module, batch: Any, divisor: int) -> float:
+def backward(module: nn.Module, batch: Any, divisor: int) -> float:
     """Gradients of the sum of losses over a divisor; the sum."""
     logits = module(batch.inputs, batch.keys).flatten(0, 1)
     total = cross_entropy(logits, batch.targets.flatten(), reduction="sum", ignore_index=IGNORED_TARGET)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from adts_api.errors import FieldError
-from adts_api.fields import Field, choices_of, is_set
+from adts_api.fields import Field, is_set
 from adts_api.topology import resolved_engine
 from adts_api.v1alpha1 import Spec
 from adts_api.wording import one_of, show
@@ -42,11 +42,6 @@ IMPLEMENTED: frozenset[str] = frozenset(
     for field in fields.split()
 )
 """Fields of the spec that have code, by path."""
-
-NOT_YET_VALUES: dict[str, tuple[str, ...]] = {
-    "optimizer.name": ("onebit-adam",),
-}
-"""Values without code, of fields that have some."""
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 DEEPSPEED_PRECISIONS = ("fp32", "bf16", "fp16")
@@ -99,23 +94,12 @@ def is_implemented(path: str) -> bool:
 
 
 def rule_not_yet(field: Field, spec: Spec) -> Iterator[FieldError]:
-    """A field, or its value, that is set and has no code."""
-    if not is_set(field, spec):
+    """A field that is set and has no code."""
+    if not is_set(field, spec) or is_implemented(field.path):
         return
     value, path = field.value(spec), f"spec.{field.path}"
     shown = "" if isinstance(value, (dict, list)) else f"{value if isinstance(value, str) else show(value)} "
-    if not is_implemented(field.path):
-        yield FieldError(path, f"{shown}is not supported yet", "remove it")
-    elif value in NOT_YET_VALUES.get(field.path, ()):
-        fix = f"use {one_of(usable(choices_of(field.info), field.path))}"
-        yield FieldError(path, f"{shown}is not supported yet", fix)
-
-
-def usable(choices: tuple[str, ...], path: str) -> list[str]:
-    """The values of the field at a path below spec that have code."""
-    engines_without = {row.engine for row in CELLS} - {row.engine for row in CELLS if row.supported}
-    refused = engines_without if path == "zero.engine" else NOT_YET_VALUES.get(path, ())
-    return [choice for choice in choices if choice not in refused]
+    yield FieldError(path, f"{shown}is not supported yet", "remove it")
 
 
 def rule_engine_cell(spec: Spec) -> Iterator[FieldError]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from adts_api import contract, mutability
-from adts_api.cells import CELLS, NOT_YET_VALUES, is_implemented
+from adts_api.cells import CELLS, is_implemented
 from adts_api.fields import Field, block_of, walk
 from adts_api.v1alpha1 import API_VERSION, KIND, Spec
 
@@ -51,7 +51,6 @@ def field_row(field: Field) -> tuple[str, str, str, str]:
     words = [one_line(field.info.description)]
     if not is_implemented(field.path):
         words.insert(0, NOT_YET)
-    words += [f"`{value}` is not supported yet." for value in NOT_YET_VALUES.get(field.path, ())]
     default = "" if field.default is None else f"`{json.dumps(field.default)}`"
     return f"`{name}`", type_words(field), default, " ".join(words)
 

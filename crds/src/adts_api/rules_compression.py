@@ -41,6 +41,22 @@ def rule_own_compressor(spec: Spec) -> Iterator[FieldError]:
         yield FieldError("spec.compression.factory", "is empty with method custom", "set package.module:callable")
 
 
+def rule_onebit_adam(spec: Spec) -> Iterator[FieldError]:
+    """Momenta travel compressed after a warm-up, and are not clipped."""
+    if spec.optimizer.name != "onebit-adam":
+        return
+    compression, steps = spec.compression, spec.training.steps
+    if compression.method != "onebit":
+        problem = f"{compression.method} with optimizer.name onebit-adam, whose momenta travel in one bit an entry"
+        yield FieldError("spec.compression.method", problem, "use onebit, or spec.optimizer.name adamw")
+    if not 0 < compression.warmup_steps < steps:
+        problem = f"{compression.warmup_steps} leaves onebit-adam no steps of AdamW, or nothing else"
+        yield FieldError("spec.compression.warmupSteps", problem, f"use about {max(1, steps // 5)}")
+    if spec.optimizer.clip_norm:
+        problem = f"{spec.optimizer.clip_norm:g} would clip the momentum of onebit-adam"
+        yield FieldError("spec.optimizer.clipNorm", problem, "use 0")
+
+
 def rule_reduce_dtype(spec: Spec) -> Iterator[FieldError]:
     """Gradients between shards travel in a format of their own; between copies they are compressed instead."""
     wire, path, engine, mesh = (

@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from adts_api.cells import usable
 from adts_api.errors import FieldError
 from adts_api.fields import block_of, by_alias, choices_of, walk
 from adts_api.training import ApiModel
@@ -216,7 +215,7 @@ def literal_error(location: Location, value: Any) -> FieldError:
     model = model_at(location[:-1])
     info = by_alias(model)[str(location[-1])] if model else None
     path = dotted(location)
-    choices = usable(choices_of(info) if info else (), path.removeprefix("spec."))
+    choices = choices_of(info) if info else ()
     if not isinstance(value, str):
         return FieldError(path, describe(value), f"use {one_of(choices)}")
     lowered = {choice.lower(): choice for choice in choices}

@@ -54,6 +54,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
     rules_compression.rule_own_compressor,
     rules_compression.rule_overlap,
     rules_compression.rule_reduce_dtype,
+    rules_compression.rule_onebit_adam,
     rules_outer.rule_replicas,
     rules_outer.rule_rounds,
     rules_outer.rule_apart,

@@ -29,10 +29,6 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["optimizer={name: sgd, beta2: 0.99}"],
         ["spec.optimizer.beta2: 0.99 has no effect with optimizer.name sgd; remove it"],
     ),
-    "1-bit Adam": (
-        ["optimizer.name=onebit-adam"],
-        ["spec.optimizer.name: onebit-adam is not supported yet; use adamw or sgd"],
-    ),
     "nothing to roll back to": (
         ["training.onDivergence=rollback"],
         [

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from adts_api.cells import CELLS, IMPLEMENTED, NOT_YET_VALUES, cell
+from adts_api.cells import CELLS, IMPLEMENTED, cell
 from adts_api.fields import Field, spec_leaves
 from support.manifests import GPT, complaints
 
@@ -44,7 +44,6 @@ def with_value(path: str, value: Any) -> dict[str, Any]:
 
 def test_the_table_names_only_fields_that_exist() -> None:
     assert set(LEAVES) >= IMPLEMENTED
-    assert set(LEAVES) >= set(NOT_YET_VALUES)
 
 
 @pytest.mark.parametrize("path", sorted(set(LEAVES) - IMPLEMENTED))
@@ -62,14 +61,6 @@ def test_a_field_without_code_at_its_default_is_as_good_as_absent(path: str) -> 
 def test_a_field_with_code_is_never_called_unsupported(path: str) -> None:
     value = 3 if path == "zero.stage" else other_value(LEAVES[path])
     assert not [line for line in complaints(with_value(path, value)) if "is not supported yet; remove it" in line]
-
-
-@pytest.mark.parametrize(
-    ("path", "value"), [(path, value) for path, values in NOT_YET_VALUES.items() for value in values]
-)
-def test_a_value_without_code_is_refused(path: str, value: str) -> None:
-    (line,) = complaints(with_value(path, value))
-    assert line.startswith(f"spec.{path}: {value} is not supported yet; use ")
 
 
 def test_every_engine_has_a_row_for_every_stage() -> None:

@@ -68,6 +68,22 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         [TWO, "checkpoint.residual=perRank"],
         ["spec.checkpoint.residual: 'perRank' has no effect with compression.method none; remove it"],
     ),
+    "1-bit Adam of gradients that are not compressed": (
+        [TWO, "optimizer={name: onebit-adam, clipNorm: 0}"],
+        [
+            "spec.compression.method: none with optimizer.name onebit-adam, whose momenta travel in one bit an entry; "
+            "use onebit, or spec.optimizer.name adamw",
+            "spec.compression.warmupSteps: 0 leaves onebit-adam no steps of AdamW, or nothing else; use about 20",
+        ],
+    ),
+    "1-bit Adam of nothing but a warm-up": (
+        [TWO, "optimizer={name: onebit-adam, clipNorm: 0}", "compression={method: onebit, warmupSteps: 100}"],
+        ["spec.compression.warmupSteps: 100 leaves onebit-adam no steps of AdamW, or nothing else; use about 20"],
+    ),
+    "a clipped momentum": (
+        [TWO, "optimizer={name: onebit-adam}", "compression={method: onebit, warmupSteps: 20}"],
+        ["spec.optimizer.clipNorm: 1 would clip the momentum of onebit-adam; use 0"],
+    ),
     "a wire between shards that ddp has not": (
         [TWO, "precision.reduceDtype=bf16"],
         [

@@ -11,10 +11,12 @@ from torch.optim import SGD, AdamW
 
 from adts_api import training
 from adts_trainer.errors import UserCodeError
+from adts_trainer.onebit_adam import OneBitAdam
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], spec: training.Optimizer) -> torch.optim.Optimizer:
-    """AdamW (1711.05101) or SGD over the trainable ones. Matrices decay; norms, biases and vectors do not.
+def build_optimizer(parameters: Iterable[nn.Parameter], spec: training.Optimizer, warmup: int) -> torch.optim.Optimizer:
+    """AdamW (1711.05101), SGD, or 1-bit Adam with so many steps of warm-up, over the trainable ones. Matrices decay;
+    norms, biases and vectors do not.
 
     Raises UserCodeError where nothing is trainable.
     """
@@ -28,6 +30,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], spec: training.Optimizer
     groups = [group for group in groups if group["params"]]
     if spec.name == "sgd":
         return SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
+    if spec.name == "onebit-adam":
+        betas = (spec.beta1, spec.beta2)
+        return OneBitAdam(groups, warmup, lr=spec.learning_rate, betas=betas, eps=spec.epsilon, fused=True)
     return AdamW(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.epsilon, fused=True)
 
 

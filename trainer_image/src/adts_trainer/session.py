@@ -169,7 +169,7 @@ def open_session(
         build_model, spec.model, spec.data, dataset.facts, seed=spec.training.seed, dtype=numbers.master
     )
     model = parallelise(build, spec, processes, numbers)
-    optimizer = build_optimizer((parameter for _, parameter in model.parameters), spec.optimizer)
+    optimizer = build_optimizer((it for _, it in model.parameters), spec.optimizer, spec.compression.warmup_steps)
     scaler = model.attach(optimizer, spec.precision)
     step = Step(spec, model, scaler, Feed(dataset, spec, processes, numbers.master), processes)
     claim = Claim(context.job_uid, context.attempt)

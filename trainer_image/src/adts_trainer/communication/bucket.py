@@ -46,6 +46,10 @@ class Bucket:
         self.is_lossy = is_lossy
         self.done: Future[None] | None = None
         self.channel: Channel | None = None
+        self.momentum: Callable[[nn.Parameter], Tensor | None] = lambda _: None
+        """What this rank holds of a momentum that gradients become part of before they travel."""
+        self.beta = 0.0
+        """Factor of that momentum."""
         pieces = [it.piece for it in rows]
         self.exact = Exact(wire, pieces)
         self.lossy = policy.build(wire, pieces) if policy is not None and is_lossy else None
@@ -58,16 +62,22 @@ class Bucket:
 
     @torch.no_grad()
     def reduce(self, step: int, unit: Callable[[], float]) -> None:
-        """Sum what is there. Residuals are in the unit of the true gradient, whatever the loss is scaled by."""
+        """Sum what is there. Residuals are in the unit of the true gradient, whatever the loss is scaled by. Where
+        there is a momentum, the sum is the new one (see OneBitAdam)."""
         present = [it for it in self.rows if it.parameter.grad is not None]  # the others have none on any rank
         if not present:
             return
         flat = torch.cat([_taken(it) for it in self.rows])
-        if self.channel is None or self._is_plain(self.channel):
+        momenta = [self.momentum(it.parameter) for it in self.rows]
+        if self.channel is None or (self._is_plain(self.channel) and momenta[0] is None):
             self.wire.all_reduce(flat)
         else:
             true = unit()
-            flat = self.channel.reduce(flat.mul_(true), step).div_(true)
+            vector = flat.mul_(true)
+            if momenta[0] is not None:
+                own = [it.of(m).reshape(-1) for it, m in zip(self.rows, momenta, strict=True) if m is not None]
+                vector.mul_(1 - self.beta).add_(torch.cat(own), alpha=self.beta / self.wire.size)
+            flat = self.channel.reduce(vector, step).div_(true)
         for it, total in zip(self.rows, flat.split([it.entries for it in self.rows]), strict=True):
             if it.parameter.grad is not None:
                 it.of(local(it.parameter.grad)).copy_(total.view(it.shape))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from adts_trainer.communication.bucket import Bucket, Build, Policy
 from adts_trainer.communication.bucket_layout import MEBIBYTE, Named, lay_out, local
@@ -70,6 +70,7 @@ class Reducer:
         self._is_ordered = False
         self._step: tuple[int, Callable[[], float]] = (0, lambda: 1.0)
         self._begun = 0.0
+        self._momentum: tuple[Callable[[nn.Parameter], Tensor | None], float] | None = None
         self._lay_out(self._parameters[::-1])
         for name, parameter in self._parameters:
             parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._arrived(name))
@@ -83,7 +84,7 @@ class Reducer:
         self._next, self._ready, self._step = 0, [], (step, unit)
         self.traffic, self._begun = Traffic(), time.perf_counter()
         self._sent_before = self.wire.sent
-        is_lossy = self.policy is not None and step >= self.policy.warmup_steps
+        is_lossy = self.policy is not None and step >= self.policy.warmup_steps and self._has_momentum()
         for bucket in self.buckets:
             bucket.missing = gradients_per_parameter * len(bucket.rows)
             bucket.use(lossy=is_lossy)
@@ -113,6 +114,11 @@ class Reducer:
             if bucket.channel is not None:
                 bucket.channel.drop()
         self.traffic.step_seconds = time.perf_counter() - self._begun
+
+    def with_momentum(self, momentum: Callable[[nn.Parameter], Tensor | None], beta: float) -> None:
+        """Let new momenta travel in the place of gradients, as soon as `momentum` has one."""
+        self._momentum = (momentum, beta)
+        self._set_momentum()
 
     def settle(self) -> None:
         """Fix the order of buckets by that in which the gradients of the first rank were ready in the last step; its
@@ -167,6 +173,16 @@ class Reducer:
             for rows in bucket.rows:
                 self._of[rows.name].append(bucket)
         self._next = len(self.buckets)
+        self._set_momentum()
+
+    def _has_momentum(self) -> bool:
+        """Unless it is one of gradients that is to travel: steps that were left out make the warm-up longer."""
+        return self._momentum is None or self._momentum[0](self._parameters[0][1]) is not None
+
+    def _set_momentum(self) -> None:
+        if self._momentum is not None:
+            for bucket in self.buckets:
+                bucket.momentum, bucket.beta = self._momentum
 
     def _arrived(self, name: str) -> None:
         if self._overlap and not self._is_ordered:

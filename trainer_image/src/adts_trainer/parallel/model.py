@@ -21,6 +21,7 @@ from adts_trainer.distributed_setup import Coordinates, Processes
 from adts_trainer.errors import blame_user_code
 from adts_trainer.feed import Share
 from adts_trainer.model import forward
+from adts_trainer.onebit_adam import OneBitAdam
 from adts_trainer.optimizer import euclidean_norm, scale_gradients
 from adts_trainer.parallel.pipeline import Passes
 from adts_trainer.parallel.places import Layout, Place
@@ -65,6 +66,10 @@ class ParallelModel:
     def attach(self, optimizer: torch.optim.Optimizer, spec: Precision) -> LossScaler:
         """Let an optimizer of `parameters` make the updates; the loss scaler that goes with it."""
         self.optimizer = optimizer
+        if isinstance(optimizer, OneBitAdam) and self.reducer is not None:
+            shares = {id(place.parameter): self._share(place) for place in self.places}
+            momentum = functools.partial(_share_of_momentum, optimizer, shares)
+            self.reducer.with_momentum(momentum, optimizer.param_groups[0]["betas"][0])
         return LossScaler(spec)
 
     @property
@@ -247,11 +252,21 @@ class ParallelModel:
 
     def _tied_gradients(self) -> list[Tensor]:
         """Those of this rank's embedding and copy of it, where the model has both."""
-        names = {place.name for place in self.places if place.is_copy}
-        if self._layout.tied is not None:
-            names.add("token_embedding.weight")
-        both = [place.gradient for place in self.places if place.name in names]
+        both = [place.gradient for place in self.places if self._is_tied(place)]
         return [it for it in both if it is not None]
+
+    def _is_tied(self, place: Place) -> bool:
+        is_here = place.name in {it.name for it in self.places if it.is_copy}
+        return is_here or (self._layout.tied is not None and place.name == "token_embedding.weight")
+
+    def _share(self, place: Place) -> float:
+        """What each of several ranks has to give of a whole whose parts `finish` adds up."""
+        return (0.5 if self._is_tied(place) else 1.0) / (self._processes.layout.tp if place.sees_a_part else 1)
+
+
+def _share_of_momentum(optimizer: OneBitAdam, shares: dict[int, float], parameter: nn.Parameter) -> Tensor | None:
+    momentum = optimizer.momentum(parameter)
+    return None if momentum is None else momentum * shares[id(parameter)]
 
 
 def _add_up(gradients: list[Tensor], group: dist.ProcessGroup) -> None:
