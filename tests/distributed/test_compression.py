@@ -103,8 +103,15 @@ def test_an_overflow_on_one_rank_leaves_every_residual_as_it_was(method: str, tm
     expect_equal_replicas(run)
 
 
-@pytest.mark.parametrize("method", ["int8", "powersgd", "topk", "randomk"])
-@pytest.mark.parametrize("layout", ["ddp, 2 micro-batches", "stage 3"])
+@pytest.mark.parametrize(
+    ("layout", "method"),
+    [
+        ("ddp, 2 micro-batches", "topk"),
+        ("ddp, 2 micro-batches", "powersgd"),
+        ("stage 3", "int8"),
+        ("stage 3", "randomk"),
+    ],
+)
 def test_a_resume_with_the_residual_of_each_rank_is_bitwise(layout: str, method: str, tmp_path: Path) -> None:
     world, changes = LAYOUTS[layout]
     for name in ("whole", "halted"):
@@ -118,14 +125,14 @@ def test_a_resume_with_the_residual_of_each_rank_is_bitwise(layout: str, method:
     assert run.series("loss") == whole.series("loss")
 
 
-@pytest.mark.parametrize("kept", ["sum", "perRank"])
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("before", "after", "kept"),
     [
-        ("ddp, 2 micro-batches", "ddp on 3"),
-        ("stage 3", "ddp x tp"),
-        ("pp, ZBVZeroBubble", "stage 1"),
-        ("ddp x tp", "pp, 1F1B"),
+        ("ddp, 2 micro-batches", "ddp on 3", "sum"),
+        ("ddp, 2 micro-batches", "ddp on 3", "perRank"),
+        ("stage 3", "ddp x tp", "sum"),
+        ("pp, ZBVZeroBubble", "stage 1", "perRank"),
+        ("ddp x tp", "pp, 1F1B", "perRank"),
     ],
 )
 def test_a_resume_in_another_layout_loses_nothing(before: str, after: str, kept: str, tmp_path: Path) -> None:
@@ -144,8 +151,7 @@ def test_a_resume_in_another_layout_loses_nothing(before: str, after: str, kept:
     assert float(at_load) == pytest.approx(float(at_save), rel=1e-9)
 
 
-@pytest.mark.parametrize("method", ["int8", "powersgd", "topk"])
-@pytest.mark.parametrize("kept", ["sum", "perRank", "none"])
+@pytest.mark.parametrize(("method", "kept"), [("int8", "sum"), ("powersgd", "perRank"), ("topk", "none")])
 def test_after_a_kill_in_the_middle_of_a_step_replicas_are_equal(method: str, kept: str, tmp_path: Path) -> None:
     changes = {
         "training": {"steps": 12},
