@@ -16,6 +16,9 @@ MEBIBYTE = 1024 * 1024
 EDGE_BYTES = MEBIBYTE
 """Size of the first and the last bucket: the first leaves early, and the last is what nothing hides."""
 
+FEWEST = 8
+"""Buckets of a model with more than that many MiB."""
+
 Named = tuple[str, nn.Parameter]
 
 
@@ -72,11 +75,13 @@ def cut(parameters: Iterable[Named], limit: int) -> Iterator[Rows]:
 def lay_out(
     parameters: Sequence[Named], limit: int, is_lossy: Callable[[str, nn.Parameter], bool]
 ) -> list[tuple[list[Rows], bool]]:
-    """Buckets of about `limit` bytes in the order in which they are to travel, and whether each may be lossy.
+    """Buckets of at most about `limit` bytes in the order in which they are to travel, and whether each may be lossy.
+    Of a model that is small beside the limit at least `FEWEST` are made: what travels last is hidden by nothing.
 
     `parameters` come in the order in which their gradients are ready. Exact and lossy ones never share a bucket; a
     bucket travels where its last parameter stands in that order.
     """
+    limit = min(limit, max(EDGE_BYTES, sum(local(it.detach()).nbytes for _, it in parameters) // FEWEST))
     order = {name: number for number, (name, _) in enumerate(parameters)}
     buckets: list[tuple[list[Rows], bool]] = []
     for kind in (False, True):
