@@ -37,7 +37,7 @@ def norms_see_their_positions_only(context: RankContext) -> None:
 
 def replicas_stay_apart(context: RankContext) -> None:
     """FSDP2 sums over the shards only, and nobody over the replicas."""
-    apply.Reducer = lambda *arguments: None  # type: ignore[assignment,misc]
+    apply.Reducer = lambda *arguments, **options: None  # type: ignore[assignment,misc]
 
 
 def stage_3_may_split_the_backward_pass(context: RankContext) -> None:
