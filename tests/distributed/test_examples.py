@@ -21,6 +21,7 @@ SHORTER: dict[str, list[str]] = {
     "quickstart": ["data.evaluation.samples=8"],
     "training": ["data.evaluation.samples=8"],
     "parallel": ["model.hiddenSize=32", "data.sequenceLength=32"],
+    "onebit-adam": ["workers={processesPerWorker: 2}", "compression.warmupSteps=2"],
     "gpt2-124m": [
         "training.device=cpu",
         "training.compile=false",
@@ -32,6 +33,15 @@ SHORTER: dict[str, list[str]] = {
         "training.globalBatchSize=16",
     ],
 }
+ONE_POD = ["workers={processesPerWorker: 2}"]
+"""As many ranks, and one launcher less to start: tests of `adts run` have pods enough."""
+TWO_PODS = [
+    "diloco",
+    *(
+        f"compress-{method}"
+        for method in ("auto", "bf16", "fp16", "fp8", "int8", "onebit", "powersgd", "randomk", "topk")
+    ),
+]
 NEEDS_DATA = {"quickstart": "stdlib", "training": "stdlib", "gpt2-124m": "corpus"}
 NEEDS_WEIGHTS = {"finetune": "text"}
 """Examples that start from what another one exports."""
@@ -51,7 +61,8 @@ def adts(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def short(name: str) -> list[str]:
     """Arguments that make an example short."""
-    return [it for line in [*SHORT, *SHORTER.get(name, [])] for it in ("--set", line)]
+    lines = [*SHORT, *SHORTER.get(name, ONE_POD if name in TWO_PODS else [])]
+    return [it for line in lines for it in ("--set", line)]
 
 
 @pytest.mark.parametrize(
