@@ -7,6 +7,7 @@ One thread does it, in a process group of its own, so that collectives in severa
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ class Reducer:
         self.traffic = Traffic()
         self._parameters = [(name, it) for name, it in parameters if it.requires_grad]
         self._limit, self._overlap = int(bucket_megabytes * MEBIBYTE), overlap
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradients")
+        self._thread = ThreadPoolExecutor(1, "gradients", functools.partial(_begin_on, [it for _, it in parameters]))
         self._ready: list[str] = []
         self._is_ordered = False
         self._step: tuple[int, Callable[[], float]] = (0, lambda: 1.0)
@@ -201,3 +202,9 @@ class Reducer:
         begin = time.perf_counter()
         bucket.reduce(*self._step)
         self.traffic.busy_seconds += time.perf_counter() - begin
+
+
+def _begin_on(parameters: Sequence[nn.Parameter]) -> None:
+    """A thread begins on the first GPU, whatever the device of the one that started it."""
+    if parameters and parameters[0].device.type == "cuda":
+        torch.cuda.set_device(parameters[0].device)
