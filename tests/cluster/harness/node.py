@@ -8,10 +8,12 @@ from pathlib import Path
 import yaml
 
 from cluster.harness import cgroups, network, node_store
+from cluster.harness.binaries import locked
 from cluster.harness.containerd import Containerd
 from cluster.harness.layout import Layout
 from cluster.harness.process import Daemon
 
+KUBELETS_LOCK = Path("/run/adts-kubelets.lock")
 DEVICE_PLUGIN_REGISTRY = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 
 
@@ -50,18 +52,22 @@ class Node:
         cgroup = cgroups.make(self._layout, self.number)
         (self.folder / "resolv.conf").write_text(f"nameserver {self._layout.control_plane_address}\n")
         (self.folder / "kubelet.yaml").write_text(yaml.safe_dump(self._kubelet_config(cgroup)))
-        before = _registry_age()
-        self.kubelet.start()
+        self.start_kubelet()
         self.proxy.start()
-        # It has a fixed path: two kubelets that replace it at the same moment end with "address already in use".
-        self.kubelet.wait_for(lambda: _registry_age() not in (before, 0), 60, f"{self.name}: device plugin registry")
 
     def stop_kubelet(self) -> None:
         """The kubelet is gone, its containers run on."""
         self.kubelet.stop()
 
     def start_kubelet(self) -> None:
-        self.kubelet.start()
+        """One at a time on the machine: the registry of device plugins has a fixed path, and of two kubelets that
+        replace it at the same moment one ends with "address already in use"."""
+        with locked(KUBELETS_LOCK):
+            before = _registry_age()
+            self.kubelet.start()
+            self.kubelet.wait_for(
+                lambda: _registry_age() not in (before, 0), 60, f"{self.name}: device plugin registry"
+            )
 
     def link_down(self) -> None:
         """Pulls the node's cable."""
