@@ -14,7 +14,9 @@ from adts_trainer.errors import UserCodeError
 from adts_trainer.onebit_adam import OneBitAdam
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], spec: training.Optimizer, warmup: int) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], spec: training.Optimizer, warmup: int = 0
+) -> torch.optim.Optimizer:
     """AdamW (1711.05101), SGD, or 1-bit Adam with so many steps of warm-up, over the trainable ones. Matrices decay;
     norms, biases and vectors do not.
 
