@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ import pytest
 from adts_api.contract import ExitCode
 from support.compression_sums import (
     count_sums,
+    expect_equal_replicas,
     killed_in_a_compressed_step,
     say_owed,
     with_overflow_on_rank_1,
 )
-from support.ranks import Finished, run_job, spec
+from support.ranks import run_job, spec
 
 pytestmark = pytest.mark.distributed
 
@@ -69,15 +69,6 @@ PAIRS += [(layout, method) for layout in LAYOUTS if layout != PAIRS[0][0] for me
 def job(world: int, method: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A spec of 20 steps in fp64, compressed."""
     return spec(workers={"processesPerWorker": world}, compression={**SMALL, **method}, **changes)
-
-
-def expect_equal_replicas(run: Finished) -> None:
-    """Ranks that hold the same part of the model hold the same bits of it."""
-    hashes = defaultdict(set)
-    for where, digest in re.findall(r"weights (\S+) (\w+)", run.output):
-        hashes[where].add(digest)
-    assert hashes
-    assert all(len(of_a_part) == 1 for of_a_part in hashes.values()), hashes
 
 
 @pytest.mark.parametrize(("layout", "method"), PAIRS, ids=[f"{layout}-{method}" for layout, method in PAIRS])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adts_trainer.weights import load_weights
-from support.compression_sums import count_sums, with_overflow_on_rank_1
+from support.compression_sums import count_sums, expect_equal_replicas, with_overflow_on_rank_1
 from support.onebit_loop import train_onebit
 from support.ranks import run_job, spec
 
@@ -54,8 +54,7 @@ def test_without_loss_on_the_wire_it_is_the_published_algorithm(layout: str, tmp
 def test_replicas_stay_equal_and_learn(layout: str, tmp_path: Path) -> None:
     world, changes = LAYOUTS[layout]
     run = run_job(tmp_path, world, job(world, changes), prepare=count_sums).expect()
-    hashes = set(re.findall(r"weights (\S+ \w+)", run.output))
-    assert len({it.split()[0] for it in hashes}) == len(hashes), "replicas differ"
+    expect_equal_replicas(run)
     assert run.series("loss")[-1] < run.series("loss")[0]
 
 

@@ -21,7 +21,7 @@ from adts_trainer.weights import load_weights
 from support import apart_faults as faults
 from support.apart_cases import outer_step
 from support.apart_loop import Apart, train_apart
-from support.compression_sums import count_sums
+from support.compression_sums import count_sums, expect_equal_replicas
 from support.ranks import Finished, run_job, spec, wait_for_step
 from support.wire_pool import Pool
 
@@ -47,15 +47,6 @@ def weight_gap(run: Finished, steps: int, truth: Apart) -> float:
     weights = load_weights(run.folder / f"{steps}-1")
     assert weights.keys() == truth.weights.keys()
     return max(float((weights[name] - value).abs().max()) for name, value in truth.weights.items())
-
-
-def expect_equal_replicas(run: Finished) -> None:
-    """Ranks that hold the same part of the model hold the same bits of it."""
-    hashes = defaultdict(set)
-    for where, digest in re.findall(r"weights (\S+) (\w+)", run.output):
-        hashes[where].add(digest)
-    assert hashes
-    assert all(len(of_a_part) == 1 for of_a_part in hashes.values()), hashes
 
 
 DILOCO = {"syncEvery": 3}  # at the default rates of DiLoCo

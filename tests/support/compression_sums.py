@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from adts_trainer.context import RankContext
+from adts_trainer.selfcheck.runner import Finished
 
 
 def count_sums(context: RankContext) -> None:
@@ -90,6 +93,15 @@ def count_sums(context: RankContext) -> None:
     Reducer.commit = watched_commit  # type: ignore[method-assign]
     Reducer.drop = watched_drop  # type: ignore[method-assign]
     Session.finish = watched_finish  # type: ignore[method-assign]
+
+
+def expect_equal_replicas(run: Finished) -> None:
+    """Ranks that hold the same part of the model hold the same bits of it."""
+    hashes = defaultdict(set)
+    for where, digest in re.findall(r"weights (\S+) (\w+)", run.output):
+        hashes[where].add(digest)
+    assert hashes
+    assert all(len(of_a_part) == 1 for of_a_part in hashes.values()), hashes
 
 
 def with_overflow_on_rank_1(context: RankContext) -> None:
