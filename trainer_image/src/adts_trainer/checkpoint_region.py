@@ -5,10 +5,12 @@ has, and gets back the same or any other rectangle. So one format serves all lay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
@@ -181,3 +183,8 @@ class LoadPlanner(DefaultLoadPlanner):
         """The tensor that is to be filled."""
         region: Region | Pieces = self.state_dict[index.fqn]
         return region.at(index.offset)
+
+
+def read_into(directory: Path, regions: Mapping[str, Region | Pieces]) -> None:
+    """Fill regions from a checkpoint of any layout. Every rank calls it, with regions of its own."""
+    dcp.load(dict(regions), storage_reader=dcp.FileSystemReader(directory), planner=LoadPlanner())

@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from adts_trainer.checkpoint_region import LoadPlanner, Pieces, Region
+from adts_trainer.checkpoint_region import Pieces, Region, read_into
 from adts_trainer.parallel.model import ParallelModel
 
 _OPTIMIZER = re.compile(r"^optimizer(@(\d+))?\.")
@@ -53,11 +53,11 @@ def load(directory: Path, wanted: Regions, replicas: Sequence[int]) -> None:
     """Fill regions from a checkpoint, the state of the optimizer as the mean of some replicas'. Every rank calls it
     with as many of them."""
     apart = {name: it for name, it in wanted.items() if replicas and _OPTIMIZER.match(name)}
-    _load(directory, {name: it for name, it in wanted.items() if name not in apart})
+    read_into(directory, {name: it for name, it in wanted.items() if name not in apart})
     tensors = [it.tensor for region in apart.values() for it in _pieces(region)]
     before: list[Tensor] = []
     for replica in replicas:
-        _load(directory, {_named(name, replica): it for name, it in apart.items()})
+        read_into(directory, {_named(name, replica): it for name, it in apart.items()})
         if before:
             torch._foreach_add_(tensors, before)
         before = [it.clone() for it in tensors] if replica != replicas[-1] else []
@@ -79,7 +79,7 @@ def load_outer(directory: Path, model: ParallelModel) -> None:
     stored = dcp.FileSystemReader(directory).read_metadata().state_dict_metadata
     for are_copies in (False, True):  # a rank may have both the embedding and its copy, under one name
         regions = _momentum(model, are_copies=are_copies)
-        _load(directory, {name: it for name, it in regions.items() if name in stored})
+        read_into(directory, {name: it for name, it in regions.items() if name in stored})
 
 
 def _momentum(model: ParallelModel, *, are_copies: bool) -> dict[str, Region]:
@@ -94,7 +94,3 @@ def _named(name: str, replica: int) -> str:
 
 def _pieces(region: Region | Pieces) -> list[Region]:
     return region.pieces if isinstance(region, Pieces) else [region]
-
-
-def _load(directory: Path, regions: Regions) -> None:
-    dcp.load(dict(regions), storage_reader=dcp.FileSystemReader(directory), planner=LoadPlanner())

@@ -23,7 +23,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from adts_trainer.checkpoint_region import LoadPlanner, Region
+from adts_trainer.checkpoint_region import Region, read_into
 from adts_trainer.parallel.model import ParallelModel
 from adts_trainer.parallel.places import Place
 
@@ -136,5 +136,4 @@ def _states(directory: Path, model: ParallelModel, stored: Mapping[str, TensorSt
 
 
 def _load(directory: Path, kind: str, regions: dict[str, Region]) -> None:
-    regions = {f"{kind}{name}": it for name, it in regions.items()}
-    dcp.load(regions, storage_reader=dcp.FileSystemReader(directory), planner=LoadPlanner())
+    read_into(directory, {f"{kind}{name}": it for name, it in regions.items()})
